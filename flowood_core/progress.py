@@ -1,0 +1,69 @@
+"""Progress of long work: a bar where somebody watches, plain lines where the output is a log."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm.auto import tqdm
+
+__all__ = ["Progress", "track"]
+
+LINE_EVERY_S = 5.0
+
+
+class Progress:
+    """Counts steps of a task; `update(n, **facts)` shows them with the time left.
+
+    Under papermill and on pipes a redrawn bar would be lost, so a line is printed every five seconds.
+    `FLOWOOD_PROGRESS` = bar | lines | none overrides the choice.
+    """
+
+    def __init__(self, total: int, label: str, start: int = 0):
+        self.total, self.label, self.n, self.start = total, label, start, start
+        self.began = self.last = time.monotonic()
+        self.mode = os.environ.get("FLOWOOD_PROGRESS") or ("bar" if _watched() else "lines")
+        self.bar = tqdm(total=total, initial=start, desc=label, leave=False) if self.mode == "bar" else None
+
+    def update(self, n: int = 1, **facts: float) -> None:
+        self.n += n
+        if self.bar is not None:
+            self.bar.update(n)
+            if facts:
+                self.bar.set_postfix({k: f"{v:.4g}" for k, v in facts.items()}, refresh=False)
+        elif self.mode == "lines" and time.monotonic() - self.last >= LINE_EVERY_S:
+            self._line(facts)
+
+    def eta_s(self) -> float:
+        """Seconds left at the pace so far; nan before the first step."""
+        done = self.n - self.start
+        return float("nan") if done == 0 else (time.monotonic() - self.began) / done * (self.total - self.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _line(self, facts: dict[str, float]) -> None:
+        self.last = time.monotonic()
+        shown = " ".join(f"{k} {v:.4g}" for k, v in facts.items())
+        share = self.n / max(self.total, 1)
+        print(
+            f"{self.label}: {share:4.0%} ({self.n}/{self.total}) {shown} eta {self.eta_s():.0f} s", flush=True
+        )
+
+
+@contextmanager
+def track(total: int, label: str, start: int = 0) -> Iterator[Progress]:
+    """`with track(100, "training") as progress: progress.update()`."""
+    progress = Progress(total, label, start)
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+def _watched() -> bool:
+    if "ipykernel" in sys.modules:
+        return "PAPERMILL" not in os.environ and "FLOWOOD_BATCH" not in os.environ
+    return sys.stderr.isatty()
