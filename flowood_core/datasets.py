@@ -32,15 +32,16 @@ __all__ = [
 
 SIDE = 32
 TILE = 64  # photographs are cut into tiles; a crop never crosses the border of its tile
-STRIDE = 8
+STRIDE = 5
 CROPS_BPD = {  # crops are sorted into sets by their complexity, as the paper orders its sets by theirs
-    "photo": (6.0, 8.0),  # walls, leaves, tiles; CIFAR-10 has 6.7
-    "smooth": (0.0, 4.0),  # sky, out-of-focus background; SVHN has 5.0
+    "photo": (6.5, 8.5),  # walls, leaves, tiles; CIFAR-10 has 6.7
+    "smooth": (0.0, 5.0),  # sky, out-of-focus background; SVHN has 5.0
     "aliased": (8.0, 99.0),  # iSUN has 8.2
 }
 
 EMBEDDED = {
     "photo": "textured 32x32 crops of scikit-learn's two photographs (complex; the ID set of the quick profile)",
+    "enlarged": "the middle of photo crops enlarged by 2, as by a digital zoom (simpler than photo, same content)",
     "smooth": "smooth 32x32 crops of the same photographs: sky and out-of-focus background (simple)",
     "digits": "scikit-learn's handwritten digits, 8x8 enlarged to 32x32, grey as RGB (simple)",
     "aliased": "textured crops after naive subsampling by 2, as iSUN was made (more complex than photo)",
@@ -48,6 +49,7 @@ EMBEDDED = {
 
 LABELS = {
     "photo": "photo crops",
+    "enlarged": "enlarged crops",
     "smooth": "smooth crops",
     "digits": "digits",
     "aliased": "aliased crops",
@@ -147,7 +149,7 @@ def embedded(name: str, split: str) -> ImageSet:
     """A set made from images inside installed packages; train and test come from disjoint image regions."""
     if name not in EMBEDDED:
         raise MissingData(f"expected one of the embedded sets {', '.join(EMBEDDED)}, got {name!r}")
-    x = _digits(split) if name == "digits" else _crops(name, split)
+    x = {"digits": _digits, "enlarged": _enlarged}.get(name, lambda split: _crops(name, split))(split)
     return ImageSet(name, split, x, EMBEDDED[name])
 
 
@@ -200,6 +202,18 @@ def _digits(split: str) -> Tensor:
     large = np.stack([np.asarray(Image.fromarray(a).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for a in small])
     x = torch.from_numpy(large)[:, None].repeat(1, 3, 1, 1)
     return x[:797] if split == "train" else x[797:]
+
+
+def _enlarged(split: str) -> Tensor:
+    quarter = SIDE // 4
+    middle = embedded("photo", split).x[:, :, quarter:-quarter, quarter:-quarter]
+    return torch.stack([_resized(image) for image in middle])
+
+
+def _resized(image: Tensor) -> Tensor:
+    picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    large = np.array(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    return torch.from_numpy(large).permute(2, 0, 1)
 
 
 def _photographs() -> list[np.ndarray]:

@@ -34,6 +34,7 @@ class Settings:
         steps: optimizer steps; `Settings.epochs_to_steps` converts.
         batch_size: 128 in the paper.
         lr, weight_decay: Adam, 1e-3 and 1e-5 (as L2) in the paper.
+        schedule: "constant" as in the paper, or "cosine" (down to zero), which short trainings want.
         clip: largest gradient norm; not in the paper, 0 switches it off (A34).
         outlier_prob: probability that a sample of the batch is replaced by an outlier (0.5, A13).
         tau, temperature: hidden threshold and temperature of eq. (3), in nats (A1).
@@ -46,6 +47,7 @@ class Settings:
     batch_size: int = 128
     lr: float = 1e-3
     weight_decay: float = 1e-5
+    schedule: str = "constant"
     clip: float = 1.0
     outlier_prob: float = 0.5
     tau: float = 0.0
@@ -53,6 +55,12 @@ class Settings:
     bf16: bool = False
     micro_batch: int | None = None
     seed: int = 0
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step."""
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
     @staticmethod
     def epochs_to_steps(epochs: float, n: int, batch_size: int) -> int:
@@ -133,6 +141,8 @@ def fit(
                 grad_norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
             if not math.isfinite(grad_norm.item()):
                 raise _non_finite(flow, batch, step)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr_at(step)
             optimizer.step()
 
             if step % log_every == 0 or step == settings.steps - 1:
@@ -258,5 +268,7 @@ def _check(x: Tensor, settings: Settings) -> None:
         raise ValueError(f"expected at least 2 samples to train on, got {len(x)}")
     if settings.steps < 1:
         raise ValueError(f"expected steps >= 1, got {settings.steps}")
+    if settings.schedule not in ("constant", "cosine"):
+        raise ValueError(f"expected schedule 'constant' or 'cosine', got {settings.schedule!r}")
     if not 0 <= settings.outlier_prob <= 1:
         raise ValueError(f"expected outlier_prob in [0, 1], got {settings.outlier_prob}")

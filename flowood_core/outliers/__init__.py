@@ -1,0 +1,1 @@
+"""Synthetic outliers x' (section 2.2): `image` for pictures, `text` for texts; import the one you need."""
