@@ -166,7 +166,9 @@ def mixed_pool(sets: list[ImageSet], n: int, seed: int = 0) -> UInt8[Tensor, "n 
     shares = [n // len(sets) + (k < n % len(sets)) for k in range(len(sets))]
     for s, share in zip(sets, shares, strict=True):
         if len(s) < share:
-            raise ValueError(f"expected at least {share} images of {s.name}/{s.split} for the pool, got {len(s)}")
+            raise ValueError(
+                f"expected at least {share} images of {s.name}/{s.split} for the pool, got {len(s)}"
+            )
     return torch.cat([s.drawn(share, seed).x[:share] for s, share in zip(sets, shares, strict=True)])
 
 
@@ -187,7 +189,9 @@ def _read_npz(path: Path) -> Tensor:
             "the file may be truncated, copy or prepare it again"
         ) from e
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3):
-        raise ValueError(f"expected 'x' of {path.name} as uint8 (n, h, w, c) with c 1 or 3, got {x.dtype} {x.shape}")
+        raise ValueError(
+            f"expected 'x' of {path.name} as uint8 (n, h, w, c) with c 1 or 3, got {x.dtype} {x.shape}"
+        )
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 
@@ -199,7 +203,9 @@ def _digits(split: str) -> Tensor:
     from sklearn.datasets import load_digits
 
     small = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
-    large = np.stack([np.asarray(Image.fromarray(a).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for a in small])
+    large = np.stack(
+        [np.asarray(Image.fromarray(a).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for a in small]
+    )
     x = torch.from_numpy(large)[:, None].repeat(1, 3, 1, 1)
     return x[:797] if split == "train" else x[797:]
 

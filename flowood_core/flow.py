@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from flowood_core import subnets
 
-__all__ = ["Block", "Flow", "dequantise", "draw_permutations", "image_flow", "vector_flow"]
+__all__ = ["Block", "Flow", "densities", "dequantise", "draw_permutations", "image_flow", "vector_flow"]
 
 
 class Block(AllInOneBlock):
@@ -128,7 +128,9 @@ class Flow(nn.Module):
             dims = (0, *range(2, y.ndim))
             mean, std = y.mean(dims, keepdim=True), y.std(dims, keepdim=True)
             if not (std > 1e-6).all():
-                raise ValueError("expected every channel of x to vary, got a constant one; give more varied samples")
+                raise ValueError(
+                    "expected every channel of x to vary, got a constant one; give more varied samples"
+                )
             block.global_scale.copy_(_inverse_scale(1 / std))
             block.global_offset.copy_(-mean / std)
             h = block((h,))[0][0]
@@ -218,6 +220,28 @@ def dequantise(
         raise TypeError(f"expected uint8 values 0..255, got {x.dtype}")
     u = 0.5 if rng is None else torch.rand(x.shape, generator=rng, device=x.device, dtype=dtype)
     return (x.to(dtype) + u) / 256
+
+
+@torch.inference_mode()
+def densities(flow: Flow, x: Tensor, *, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """(log p_Z, log p_X) of many samples, in nats, as float64 arrays: bytes at their bin's centre, floats as they are.
+
+    Raises:
+        ValueError: the flow returns nan or infinity for a sample; says for how many and which comes first.
+    """
+    device = next(flow.parameters()).device
+    parts = []
+    for part in x.split(batch_size):
+        part = part.to(device)
+        parts.append(torch.stack(flow.log_densities(dequantise(part) if part.dtype == torch.uint8 else part)))
+    both = torch.cat(parts, 1).double().cpu().numpy()
+    bad = ~np.isfinite(both).all(0)
+    if bad.any():
+        raise ValueError(
+            f"expected finite log-densities, got nan or inf for {bad.sum()} of {len(x)} samples (first: number "
+            f"{bad.argmax()}); check the inputs, or train with a lower lr"
+        )
+    return both[0], both[1]
 
 
 def draw_permutations(channels: int, blocks: int, rng: np.random.Generator) -> list[np.ndarray]:

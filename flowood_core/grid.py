@@ -1,0 +1,80 @@
+"""The grid: which runs a profile's tables and figures are made of.
+
+A preset (``flowood_core/profiles/<profile>.yaml``) has two sections for it. ``runs:`` holds fields of
+`runs.Spec` shared by all runs, and ``runs_by_id:`` fields for one ID set. ``grid:`` names the tables; every
+field of an entry may be a list, and the rows of the table are their product. A name that is no field is
+refused before anything starts.
+"""
+
+import itertools
+from typing import Any
+
+import pydantic
+
+from flowood_core.params import preset
+from flowood_core.runs import Spec
+
+__all__ = ["GridError", "by_run_id", "rows", "spec", "tables"]
+
+
+class GridError(ValueError):
+    """The grid of a preset is wrong, or has no such row."""
+
+
+def tables(profile: str) -> list[str]:
+    """Names of the tables and figures that are made of runs."""
+    return list(preset(profile).get("grid", {}))
+
+
+def rows(profile: str, table: str) -> list[Spec]:
+    """The runs of one table, in the order of the preset."""
+    grid = preset(profile).get("grid", {})
+    if table not in grid:
+        raise GridError(f"profile {profile!r} has no grid for {table!r}; it has {', '.join(grid) or 'none'}")
+    entry = dict(grid[table])
+    ids = _as_list(entry.pop("id"))
+    entry.pop("ood", None)
+    names = list(entry)
+    return [
+        spec(profile, id_, **dict(zip(names, values, strict=True)))
+        for id_ in ids
+        for values in itertools.product(*[_as_list(entry[name]) for name in names])
+    ]
+
+
+def spec(profile: str, id: str, **fields: Any) -> Spec:
+    """One run with the profile's settings; `fields` override them (fields of `runs.Spec`).
+
+    The test sets are all that any table of the profile shows for this ID set, so that tables share runs.
+    """
+    sections = preset(profile)
+    settings = sections.get("runs", {}) | sections.get("runs_by_id", {}).get(id, {})
+    settings = settings | {name: value for name, value in fields.items() if value is not None}
+    settings.setdefault("ood", _ood(profile, id))
+    if settings.get("method") == "ro":
+        settings.setdefault("ro_pool", settings["ood"])
+    else:
+        settings.pop("ro_pool", None)
+    try:
+        return Spec(profile=profile, id=id, **settings)
+    except pydantic.ValidationError as e:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in e.errors())
+        raise GridError(
+            f"profiles/{profile}.yaml asks for a run that cannot be: {problems}. "
+            f"Fields: {', '.join(Spec.model_fields)}"
+        ) from e
+
+
+def by_run_id(profile: str) -> dict[str, Spec]:
+    """Every run of the profile once, by id."""
+    return {s.run_id: s for table in tables(profile) for s in rows(profile, table)}
+
+
+def _ood(profile: str, id: str) -> tuple[str, ...]:
+    grid = preset(profile).get("grid", {})
+    named = [name for entry in grid.values() if id in _as_list(entry["id"]) for name in entry.get("ood", [])]
+    return tuple(name for name in dict.fromkeys(named) if name != id)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

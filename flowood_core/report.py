@@ -1,0 +1,264 @@
+"""What a notebook shows and leaves behind: figures, tables, sources of functions, and a note of how it was made.
+
+The only room that knows matplotlib. A figure function draws: arrays and an axis in, the axis out.
+"""
+
+import html
+import inspect
+import json
+import os
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flowood_core import paths
+
+__all__ = [
+    "METHOD_COLOURS",
+    "SET_COLOURS",
+    "Sheet",
+    "colour_of",
+    "draw_complexity_vs_likelihood",
+    "draw_density",
+    "draw_distributions",
+    "draw_gallery",
+    "draw_histograms",
+    "figure",
+    "show_source",
+    "start",
+]
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; ID is always blue
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#222222",
+)  # fmt: skip
+METHOD_COLOURS = {"mle": BLACK, "ro": PURPLE, "gaussian": SKY, "ccm": ORANGE, "ccm_gaussian": GREEN}
+SET_COLOURS = {
+    "photo": BLUE, "cifar10": BLUE, "cifar100": SKY,
+    "digits": ORANGE, "svhn": ORANGE,
+    "smooth": PURPLE, "lsun": PURPLE, "scenes_tinyimagenet": PURPLE,
+    "enlarged": GREEN, "celeba": GREEN, "faces_rmfd": GREEN,
+    "aliased": RED, "isun": RED,
+}  # fmt: skip
+SIZES = {"single": (4.6, 3.2), "wide": (9.2, 3.2), "tall": (9.2, 6.0), "square": (4.2, 4.2)}
+
+
+def start(notebook: str, params: Any) -> "Sheet":
+    """Open the notebook's sheet: sets the plotting style and starts the clock.
+
+    Args:
+        notebook: file name without suffix.
+        params: what `flowood_core.params.check` returned; its `profile` chooses the folder.
+    """
+    use_style()
+    return Sheet(notebook, params.asdict())
+
+
+def use_style() -> None:
+    """One look for all figures: white, light grid, 9 pt, no box."""
+    sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85)
+    mpl.rcParams.update(
+        {"figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "axes.spines.top": False,
+         "axes.spines.right": False, "axes.titlesize": "medium", "grid.linewidth": 0.5, "legend.frameon": False}
+    )  # fmt: skip
+
+
+class Sheet:
+    """What one execution of a notebook leaves: figures, tables, and a manifest written last.
+
+    The folder is ``outputs/<profile>/``; the manifest ``notebooks/<notebook>.json`` names every artefact and
+    is what a grid waits for.
+    """
+
+    def __init__(self, notebook: str, params: dict[str, Any]):
+        self.notebook, self.params = notebook, params
+        self.folder = paths.profile_dir(params["profile"])
+        self.began = time.monotonic()
+        self.artefacts: list[str] = []
+        self.captions: dict[str, str] = {}
+
+    @property
+    def label(self) -> str:
+        """What has to stand beside every number that is not the paper's setting."""
+        return {"quick": "quick profile: embedded data, not comparable with the paper's numbers"}.get(
+            self.params["profile"], f"{self.params['profile']} profile"
+        )
+
+    def save_figure(self, fig: Figure, name: str, caption: str = "") -> None:
+        """Save as PNG and PDF under ``figures/``, byte-stable, and leave it displayed."""
+        fig.text(0.995, 0.005, self.label, ha="right", va="bottom", fontsize=6, color="0.45")
+        for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+            path = self._path("figures", name + suffix)
+            part = path.with_name(f".{path.stem}.part{suffix}")
+            fig.savefig(part, metadata=metadata)
+            os.replace(part, path)
+            if suffix == ".png":
+                self._note(path, caption)
+
+    def save_table(self, frame: pd.DataFrame, name: str, caption: str = "", index: bool = False) -> None:
+        """Save as CSV under ``tables/``."""
+        path = self._path("tables", f"{name}.csv")
+        part = path.with_name(f".{path.name}.part")
+        frame.to_csv(part, index=index, float_format="%.6g", lineterminator="\n")
+        os.replace(part, path)
+        self._note(path, caption)
+
+    def finish(self, **facts: Any) -> None:
+        """Write the manifest: parameters, artefacts with captions, seconds, and what the notebook adds."""
+        manifest = {
+            "notebook": self.notebook,
+            "params": self.params,
+            "artefacts": self.artefacts,
+            "captions": self.captions,
+            "seconds": round(time.monotonic() - self.began, 1),
+            **facts,
+        }
+        path = self._path("notebooks", f"{self.notebook}.json")
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(json.dumps(manifest, indent=1, default=str))
+        os.replace(part, path)
+        print(f"{len(self.artefacts)} artefacts below {self.folder}, {manifest['seconds']} s:")
+        for name in self.artefacts:
+            print(" ", name)
+
+    def _note(self, path: Path, caption: str) -> None:
+        name = path.relative_to(self.folder).as_posix()
+        if name not in self.artefacts:
+            self.artefacts.append(name)
+        self.captions[name] = caption
+
+    def _path(self, kind: str, name: str) -> Path:
+        folder = self.folder / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+
+def show_source(function: Callable[..., Any], *, doc: bool = False) -> None:
+    """Show the code of a function in the page, instead of restating it; the docstring stays out unless asked."""
+    from IPython.display import Markdown, display
+
+    source = textwrap.dedent(inspect.getsource(function))
+    if not doc and function.__doc__:
+        head, _, rest = source.partition('"""')
+        _, _, body = rest.partition('"""')
+        source = head.rstrip() + body if head.strip().endswith(":") else source
+    display(Markdown(f"```python\n{source.strip()}\n```"))
+
+
+def show_table(frame: pd.DataFrame, caption: str = "", formats: Mapping[str, str] | str = "{:.1f}") -> None:
+    """Show a frame with numbers formatted and missing cells as an en dash."""
+    from IPython.display import HTML, display
+
+    styler = frame.style.format(formats, na_rep="–").set_table_attributes('class="flowood"')
+    if caption:
+        styler = styler.set_caption(html.escape(caption))
+    display(HTML(styler.to_html()))
+
+
+def figure(kind: str = "single", *, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure of a house size (`SIZES`) and its axis or array of axes, laid out without overlaps."""
+    if kind not in SIZES:
+        raise ValueError(f"expected a figure kind of {', '.join(SIZES)}, got {kind!r}")
+    width, height = SIZES[kind]
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
+
+
+def colour_of(name: str) -> str:
+    """Colour of a data set or method by id; grey for strangers."""
+    return SET_COLOURS.get(name) or METHOD_COLOURS.get(name) or "#777777"
+
+
+def draw_gallery(axes: Sequence[Axes], rows: Mapping[str, Any]) -> None:
+    """One row of pictures per label: axes shaped (rows, n), images uint8 (n, c, h, w)."""
+    for line, (label, images) in zip(np.atleast_2d(np.asarray(axes)), rows.items(), strict=True):
+        for ax, image in zip(line, images, strict=False):
+            ax.imshow(np.asarray(image).transpose(1, 2, 0), interpolation="nearest")
+        for ax in line:
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+
+
+def draw_complexity_vs_likelihood(
+    ax: Axes,
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    labels: Mapping[str, str] | None = None,
+    quantity: str = r"$\log p_{\mathcal{Z}}(\mathbf{z})$ [nats]",
+) -> Axes:
+    """Fig. 3: complexity C(x) against log-likelihood for several sets, with the regression line over all points."""
+    for name, (c, lp) in sets.items():
+        ax.scatter(
+            c, lp, s=7, alpha=0.45, linewidths=0, color=colour_of(name), label=(labels or {}).get(name, name)
+        )
+    c, lp = (np.concatenate([np.asarray(s[k]) for s in sets.values()]) for k in (0, 1))
+    slope, intercept = np.polyfit(c, lp, 1)
+    ends = np.array([c.min(), c.max()])
+    ax.plot(
+        ends, slope * ends + intercept, color="#CC79A7", lw=2, label=f"regression: {slope:+.0f} per bit/dim"
+    )
+    ax.set(xlabel=r"complexity $C(\mathbf{x})$ [bits/dim]", ylabel=quantity)
+    return ax
+
+
+def draw_distributions(
+    ax: Axes, values: Mapping[str, np.ndarray], *, labels: Mapping[str, str] | None = None, bins: int = 60
+) -> Axes:
+    """Fig. 5: filled histograms of several sets on one axis, each of area one, same bins."""
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(v) for v in values.values()]), bins)
+    for name, v in values.items():
+        ax.hist(
+            v, edges, density=True, alpha=0.35, color=colour_of(name), label=(labels or {}).get(name, name)
+        )
+        ax.hist(v, edges, density=True, histtype="step", color=colour_of(name), lw=1)
+    ax.set_ylabel("density")
+    return ax
+
+
+def draw_histograms(
+    ax: Axes, values: Mapping[str, np.ndarray], *, colours: Mapping[str, str], bins: int = 50
+) -> Axes:
+    """Several step histograms of area one with given colours, for scores under different models."""
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(v) for v in values.values()]), bins)
+    for name, v in values.items():
+        ax.hist(v, edges, density=True, histtype="stepfilled", alpha=0.25, color=colours[name])
+        ax.hist(v, edges, density=True, histtype="step", color=colours[name], lw=1.2, label=name)
+    ax.set_ylabel("density")
+    return ax
+
+
+def draw_density(
+    ax: Axes,
+    log_p: np.ndarray,
+    extent: tuple[float, float, float, float],
+    *,
+    id_points: np.ndarray | None = None,
+    outliers: np.ndarray | None = None,
+) -> Any:
+    """Fig. 2: a density on a grid (log_p shaped (ny, nx), nats), redder is likelier, with some samples on top."""
+    shown = ax.imshow(
+        np.exp(log_p),
+        extent=extent,
+        origin="lower",
+        cmap="RdYlBu_r",
+        aspect="equal",
+        interpolation="bilinear",
+    )
+    if id_points is not None:
+        ax.scatter(*id_points.T, s=2, color="black", alpha=0.5, linewidths=0, label="ID samples")
+    if outliers is not None:
+        ax.scatter(*outliers.T, s=6, color="white", marker="x", linewidths=0.6, alpha=0.8, label="outliers")
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.set(xlim=extent[:2], ylim=extent[2:])
+    return shown

@@ -1,0 +1,497 @@
+"""Runs: one training with everything it leaves, so that nothing is lost, done twice or taken on trust.
+
+A run is a `Spec` with a stable id and a folder ``outputs/<profile>/runs/<id>/``:
+
+    spec.json          what was asked
+    checkpoint.ckpt    where a killed run continues (and checkpoint.previous.ckpt behind it)
+    model.safetensors  the trained flow, without pickles
+    history.csv        what training measured
+    scores.npz         log p_Z, log p_X and C(x) of every test image
+    metrics.json       metrics with intervals and provenance; written last, its presence means "done"
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import load_model, save_model
+
+from flowood_core import datasets, metrics, paths, scores, train
+from flowood_core.complexity import codec_versions, image_complexity
+from flowood_core.flow import Flow, densities, dequantise, image_flow
+from flowood_core.outliers import image as outliers
+
+__all__ = ["Run", "RunError", "Spec", "build_flow", "device", "provenance", "run_or_load"]
+
+FORMAT = 1
+CHECKPOINT_EVERY_S = 20.0
+
+
+class RunError(RuntimeError):
+    """A run cannot be written or read; the message says what to do."""
+
+
+class Spec(pydantic.BaseModel):
+    """One row of the grid: data, method, flow and training. Defaults are the paper's (section 3.1).
+
+    Anything that changes a result is a field; the id of the run is made of them all. A misspelt field is
+    refused.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    profile: str = "quick"
+    id: str
+    method: Literal["mle", "ro", "gaussian", "ccm", "ccm_gaussian"]
+    seed: pydantic.NonNegativeInt = 0
+    ood: tuple[str, ...] = ()
+    n_train: pydantic.PositiveInt | None = None
+    n_test: pydantic.PositiveInt | None = None
+
+    squeeze: pydantic.NonNegativeInt = 0
+    blocks: int = 8
+    hidden: int = 64
+    permute_soft: bool = False
+    data_init: bool = False
+
+    epochs: pydantic.PositiveFloat = 500
+    batch_size: pydantic.PositiveInt = 128
+    lr: pydantic.PositiveFloat = 1e-3
+    weight_decay: float = 1e-5
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip: float = 1.0
+    bf16: bool = False
+    micro_batch: pydantic.PositiveInt | None = None
+
+    outlier_prob: float = pydantic.Field(0.5, ge=0, le=1)
+    tau: float = 0.0
+    temperature: float = pydantic.Field(1.0, ge=0)
+    blur_radius: float = pydantic.Field(1.0, ge=0)
+    alpha: pydantic.PositiveFloat = 1.0
+    combine: Literal["at_least_one", "always_both", "independent"] = "at_least_one"
+    ro_pool: tuple[str, ...] = ()
+    ro_share: float = 0.1
+
+    @property
+    def run_id(self) -> str:
+        """Readable part and a hash of every field: the same spec has the same id on any machine."""
+        canonical = json.dumps({"format": FORMAT, **self.model_dump(mode="json")}, sort_keys=True)
+        return f"{self.id}-{self.method}-s{self.seed}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+
+    @property
+    def folder(self) -> Path:
+        return paths.profile_dir(self.profile) / "runs" / self.run_id
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, read from its folder."""
+
+    spec: Spec
+    folder: Path
+    metrics: dict[str, Any]
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """Columns of history.csv; see `train.History`."""
+        with (self.folder / "history.csv").open(newline="") as f:
+            rows = list(csv.DictReader(f))
+        return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+
+    @functools.cached_property
+    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        """Per test set: log_pz and log_px in nats, complexity in bits per dimension, one value per image."""
+        with np.load(self.folder / "scores.npz", allow_pickle=False) as f:
+            arrays: dict[str, dict[str, np.ndarray]] = {}
+            for key in f.files:
+                name, quantity = key.rsplit("/", 1)
+                arrays.setdefault(name, {})[quantity] = f[key]
+        return arrays
+
+    def scores(self, name: str) -> dict[str, np.ndarray]:
+        """Every score of one test set by name (`scores.all_scores`); higher is more OOD."""
+        a = self.arrays[name]
+        return scores.all_scores(a["log_pz"], a["log_px"], a["complexity"], self.metrics["d"])
+
+    def flow(self) -> Flow:
+        """The trained flow, in eval mode on the CPU."""
+        flow = build_flow(self.spec, tuple(self.metrics["shape"]))
+        load_model(flow, str(self.folder / "model.safetensors"))
+        return flow.eval()
+
+
+def run_or_load(spec: Spec, *, device_name: str | None = None, train_missing: bool = True) -> Run:
+    """The run of a spec: read when it is done, continued or trained when it is not.
+
+    Two processes that want the same run do not train it twice: one holds the folder's lock, the other waits
+    and reads. A killed run continues from its checkpoint, on a CPU to the same bits.
+
+    Args:
+        spec: what to train.
+        device_name: "cpu", "cuda", ...; chosen by `device` when omitted.
+        train_missing: False raises instead of training.
+    Raises:
+        RunError: the folder cannot be written, or the run is missing and `train_missing` is False.
+        train.NonFinite: training diverged; the last good checkpoint stays.
+    """
+    if (done := _read(spec)) is not None:
+        return done
+    if not train_missing:
+        raise RunError(
+            f"expected the run {spec.run_id} in {spec.folder.parent}, found none; train it with\n"
+            f"  papermill notebooks/train_one.ipynb out.ipynb -p profile {spec.profile} -r run_id {spec.run_id}"
+        )
+    try:
+        spec.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise RunError(
+            f"cannot make {spec.folder}: {e}; point FLOWOOD_OUTPUTS at a folder you may write"
+        ) from e
+    with _locked(spec):
+        if (done := _read(spec)) is not None:  # the process that held the lock has finished it
+            return done
+        _train(spec, torch.device(device_name) if device_name else device())
+    run = _read(spec)
+    assert run is not None
+    return run
+
+
+def build_flow(spec: Spec, shape: tuple[int, ...]) -> Flow:
+    """The untrained flow of a spec, seeded."""
+    return image_flow(
+        shape,
+        squeeze=spec.squeeze,
+        blocks=spec.blocks,
+        hidden=spec.hidden,
+        permute_soft=spec.permute_soft,
+        seed=spec.seed,
+    )
+
+
+@functools.cache
+def device() -> torch.device:
+    """A GPU of one's own when there is one, else the CPU.
+
+    Several processes on one machine with several GPUs each take the first free one and hold it as long as
+    they live; the operating system frees the lock of a killed process.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    n = torch.cuda.device_count()
+    if n == 1 or os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return torch.device("cuda")
+    slots = paths.outputs_root() / ".gpu"
+    slots.mkdir(parents=True, exist_ok=True)
+    for k in range(n):
+        lock = FileLock(slots / f"{k}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        _HELD.append(lock)
+        return torch.device("cuda", k)
+    return torch.device("cuda", os.getpid() % n)
+
+
+_HELD: list[FileLock] = []
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine: what a number needs to be believed."""
+    packages = ["torch", "torchvision", "FrEIA", "numpy", "scipy", "pillow"]
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "codec": codec_versions(),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Atomically: a reader sees the old file or the whole new one."""
+    _write(path, json.dumps(content, indent=1, allow_nan=True).encode())
+
+
+# --- training ----------------------------------------------------------------------------------------------
+
+
+def _train(spec: Spec, on: torch.device) -> None:
+    began = time.monotonic()
+    write_json(spec.folder / "spec.json", spec.model_dump(mode="json"))
+    data = _Data.of(spec)
+    x = data.train.x.to(on)
+    flow = build_flow(spec, tuple(x.shape[1:])).to(on)
+    settings = _settings(spec, len(x))
+    state = _load_checkpoint(spec, on)
+    if state is None and spec.data_init:
+        flow.initialise(dequantise(x[:512]))
+
+    def save(state: dict[str, Any]) -> None:
+        _save_checkpoint(spec, state)
+        last = state["history"][-1]
+        write_json(
+            spec.folder / "progress.json",
+            {
+                "step": state["step"],
+                "steps": settings.steps,
+                "loss": last["loss"],
+                "bpd_id": last["bpd_id"],
+                "seconds": state["seconds"],
+                "time": time.time(),
+            },
+        )
+
+    label = f"{spec.id} {spec.method} s{spec.seed}"
+    history = train.fit(
+        flow,
+        x,
+        _method(spec, data, on),
+        settings=settings,
+        state=state,
+        on_checkpoint=save,
+        checkpoint_every_s=CHECKPOINT_EVERY_S,
+        label=label,
+    )
+    _write(spec.folder / "history.csv", _csv(history.rows))
+    model = spec.folder / "model.safetensors.part"
+    with _explained(model):
+        save_model(flow.cpu().eval(), str(model))
+        os.replace(model, spec.folder / "model.safetensors")
+    result = _evaluate(spec, data, flow.to(on))
+    result |= {
+        "n_parameters": flow.n_parameters,
+        "steps": settings.steps,
+        "seconds": {"training": history.rows[-1]["seconds"], "this_process": time.monotonic() - began},
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "device": str(on),
+        "provenance": provenance(),
+    }
+    write_json(
+        spec.folder / "metrics.json", {"format": FORMAT, "spec": spec.model_dump(mode="json"), **result}
+    )
+    for name in ("checkpoint.ckpt", "checkpoint.previous.ckpt"):
+        (spec.folder / name).unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    train: datasets.ImageSet
+    test: dict[str, datasets.ImageSet]
+    pool: torch.Tensor | None
+    pool_facts: list[dict[str, object]]
+
+    @classmethod
+    def of(cls, spec: Spec) -> "_Data":
+        x = datasets.load(spec.id, "train").first(spec.n_train)
+        test = {name: datasets.load(name, "test").drawn(spec.n_test, 0) for name in (spec.id, *spec.ood)}
+        pool, facts = None, []
+        if spec.method == "ro":
+            sets = [datasets.load(name, "train") for name in spec.ro_pool]
+            pool = datasets.mixed_pool(sets, round(spec.ro_share * len(x)), seed=spec.seed)
+            facts = [s.facts() for s in sets]
+        return cls(x, test, pool, facts)
+
+
+def _method(spec: Spec, data: _Data, on: torch.device) -> Callable[..., torch.Tensor] | None:
+    if spec.method == "mle":
+        return None
+    if spec.method == "ro":
+        return outliers.real_outliers(data.pool.to(on))
+    if spec.method == "gaussian":
+        return functools.partial(outliers.gaussian, radius=spec.blur_radius)
+    if spec.method == "ccm":
+        return functools.partial(outliers.ccm, alpha=spec.alpha)
+    return functools.partial(
+        outliers.ccm_gaussian, radius=spec.blur_radius, alpha=spec.alpha, mode=spec.combine
+    )
+
+
+def _settings(spec: Spec, n: int) -> train.Settings:
+    shared = {f.name for f in dataclasses.fields(train.Settings)} & set(Spec.model_fields)
+    steps = train.Settings.epochs_to_steps(spec.epochs, n, spec.batch_size)
+    return train.Settings(steps=steps, **{name: getattr(spec, name) for name in shared})
+
+
+def _evaluate(spec: Spec, data: _Data, flow: Flow) -> dict[str, Any]:
+    arrays = {}
+    for name, s in data.test.items():
+        log_pz, log_px = densities(flow, s.x)
+        arrays[name] = {"log_pz": log_pz, "log_px": log_px, "complexity": image_complexity(s.x).numpy()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{f"{n}/{q}": a for n, of in arrays.items() for q, a in of.items()})
+    _write(spec.folder / "scores.npz", buffer.getvalue())
+
+    by_score = {
+        n: scores.all_scores(a["log_pz"], a["log_px"], a["complexity"], flow.d) for n, a in arrays.items()
+    }
+    id_ = arrays[spec.id]
+    return {
+        "d": flow.d,
+        "shape": list(flow.shape),
+        "ood": {
+            name: {kind: metrics.evaluate(by_score[spec.id][kind], of[kind], rng=0) for kind in of}
+            for name, of in by_score.items()
+            if name != spec.id
+        },
+        "id": {
+            "bpd": float(scores.bits_per_dim(id_["log_px"], flow.d).mean()),
+            "log_pz_mean": float(id_["log_pz"].mean()),
+            "log_px_mean": float(id_["log_px"].mean()),
+        },
+        "complexity": {
+            name: {
+                "mean": float(a["complexity"].mean()),
+                "sd": float(a["complexity"].std(ddof=1)),
+                "n": len(a["complexity"]),
+            }
+            for name, a in arrays.items()
+        },
+        "data": [data.train.facts(), *[s.facts() for s in data.test.values()], *data.pool_facts],
+    }
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+def _read(spec: Spec) -> Run | None:
+    path = spec.folder / "metrics.json"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError:
+        warnings.warn(
+            f"{path} is not whole JSON and is taken for a run that was never finished", stacklevel=3
+        )
+        return None
+    if content.get("spec") != spec.model_dump(mode="json"):
+        raise RunError(f"{path} belongs to another spec; move the folder away and start again")
+    return Run(spec, spec.folder, content)
+
+
+@contextmanager
+def _locked(spec: Spec) -> Iterator[None]:
+    lock = FileLock(spec.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{spec.run_id}: another process is training it, waiting for its result", flush=True)
+        lock.acquire()
+    except OSError as e:
+        raise RunError(
+            f"cannot lock {spec.folder}: {e}; point FLOWOOD_OUTPUTS at a folder you may write"
+        ) from e
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _save_checkpoint(spec: Spec, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "run_id": spec.run_id, "state": state}, buffer)
+    content = buffer.getvalue()
+    latest, previous = spec.folder / "checkpoint.ckpt", spec.folder / "checkpoint.previous.ckpt"
+    if latest.exists():
+        os.replace(latest, previous)
+    _write(
+        latest, content + hashlib.sha256(content).digest()
+    )  # the digest tells a torn file from a whole one
+
+
+def _load_checkpoint(spec: Spec, on: torch.device) -> dict[str, Any] | None:
+    for name in ("checkpoint.ckpt", "checkpoint.previous.ckpt"):
+        path = spec.folder / name
+        if not path.exists():
+            continue
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+                raise ValueError("it is torn or was changed")
+            loaded = torch.load(io.BytesIO(content[:-32]), map_location=on, weights_only=True)
+            if loaded["run_id"] != spec.run_id or loaded["format"] != FORMAT:
+                raise ValueError(f"it belongs to the run {loaded['run_id']}")
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
+            warnings.warn(f"{path} cannot be used: {e}; falling back to the one before", stacklevel=3)
+            continue
+        return loaded["state"]
+    return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.part{os.getpid()}")
+    with _explained(path):
+        try:
+            with temporary.open("wb") as f:
+                f.write(content)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise RunError(
+            f"cannot write {path}: {e}; free some space or point FLOWOOD_OUTPUTS elsewhere. Nothing half-written "
+            "counts as a result, and the run continues from its last checkpoint"
+        ) from e
+
+
+def _csv(rows: list[dict[str, float]]) -> bytes:
+    out = io.StringIO()
+    writer = csv.DictWriter(
+        out, fieldnames=["step", *[k for k in rows[0] if k != "step"]], lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *args], cwd=paths.repo_root(), capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

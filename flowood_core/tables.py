@@ -1,0 +1,118 @@
+"""Tables as joins: what runs measured beside what the paper prints. No number of ours is typed anywhere."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from flowood_core import metrics, paths
+from flowood_core.runs import Run
+
+__all__ = ["collect", "over_seeds", "paper_vs_ours", "printed", "verdict", "wide"]
+
+
+def collect(runs: Iterable[Run]) -> pd.DataFrame:
+    """Every metric of every run in long form.
+
+    Returns:
+        Columns id, method, seed, ood, score (pz, px, pz_comp, px_comp, comp_only), metric, value, low, high
+        (percent, 95 % interval over test draws), n_id, n_ood, run_id.
+    """
+    rows = []
+    for run in runs:
+        key = {"id": run.spec.id, "method": run.spec.method, "seed": run.spec.seed, "run_id": run.spec.run_id}
+        for ood, by_score in run.metrics["ood"].items():
+            for score, values in by_score.items():
+                counts = {"n_id": values["n_id"], "n_ood": values["n_ood"]}
+                for metric, (value, low, high) in ((m, v) for m, v in values.items() if isinstance(v, list)):
+                    percent = {"value": 100 * value, "low": 100 * low, "high": 100 * high}
+                    rows.append(key | {"ood": ood, "score": score, "metric": metric} | percent | counts)
+    return pd.DataFrame(rows)
+
+
+def over_seeds(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Mean over seeds: with two or more seeds Student's interval over seeds, with one the bootstrap's.
+
+    Returns:
+        One row per key: value, low, high, n_seeds, interval ("seeds" or "test draws").
+    """
+    rows = []
+    for key, group in frame.groupby(list(keys), sort=False):
+        if len(group) > 1:
+            estimate, kind = metrics.seeds_interval(group["value"].to_numpy()), "seeds"
+        else:
+            only = group.iloc[0]
+            estimate, kind = metrics.Estimate(only["value"], only["low"], only["high"]), "test draws"
+        values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+        rows.append(dict(zip(keys, key, strict=True)) | values | {"n_seeds": len(group), "interval": kind})
+    return pd.DataFrame(rows)
+
+
+def wide(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Cells "83.2 [80.1, 86.0]" arranged for reading, in the order of the frame."""
+    cells = frame.assign(cell=[_cell(*c) for c in frame[["value", "low", "high"]].to_numpy()])
+    order = {name: list(dict.fromkeys(frame[name])) for name in (*rows, *columns)}
+    table = cells.pivot(index=list(rows), columns=list(columns), values="cell")
+    for axis, names in ((0, rows), (1, columns)):
+        for level, name in enumerate(names):
+            wanted = order[name]
+            table = table.sort_index(
+                axis=axis, level=level, sort_remaining=False, kind="stable",
+                key=lambda values, wanted=wanted: values.map({v: k for k, v in enumerate(wanted)}),
+            )  # fmt: skip
+    return table
+
+
+def printed(table: str) -> pd.DataFrame:
+    """The paper's numbers, as typed once into data/paper/<table>.csv."""
+    path = paths.paper_root() / f"{table}.csv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected the paper's numbers at {path}, found no file; tables are table_1 to table_11"
+        )
+    return pd.read_csv(path)
+
+
+def paper_vs_ours(paper: pd.DataFrame, ours: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """The printed cells with ours beside them: paper, ours, low, high, n_seeds, difference, verdict.
+
+    Every printed cell keeps its row; a cell that nobody ran says so.
+
+    Args:
+        paper: from `printed`, with a column "paper".
+        ours: from `over_seeds`, with value, low, high, n_seeds.
+        keys: columns both share and that name a cell; "metric" tells fpr95, where less is better.
+    """
+    joined = paper.merge(ours, on=list(keys), how="left", validate="one_to_one")
+    joined["difference"] = joined["value"] - joined["paper"]
+    better = joined["metric"].ne("fpr95") if "metric" in joined else pd.Series(True, index=joined.index)
+    joined["verdict"] = [
+        verdict(p, v, low, high, bool(up))
+        for p, v, low, high, up in zip(
+            joined["paper"], joined["value"], joined["low"], joined["high"], better, strict=True
+        )
+    ]
+    kept = [*keys, "paper", "value", "low", "high", "n_seeds", "difference", "verdict"]
+    return joined[kept].rename(columns={"value": "ours"})
+
+
+def verdict(paper: float, ours: float, low: float, high: float, higher_is_better: bool = True) -> str:
+    """One word for a cell, in percent points.
+
+    not run: no value of ours. reproduced: the paper's number lies in our interval, or within one point of
+    ours. exceeded: better by more than that. partly: worse by at most five points. not: worse than that.
+    """
+    if not np.isfinite(ours):
+        return "not run"
+    gain = (ours - paper) if higher_is_better else (paper - ours)
+    if abs(gain) <= 1 or (np.isfinite(low) and low <= paper <= high):
+        return "reproduced"
+    if gain > 0:
+        return "exceeded"
+    return "partly" if gain >= -5 else "not"
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    if not np.isfinite(value):
+        return "not run"
+    return f"{value:.1f}" if not np.isfinite(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
