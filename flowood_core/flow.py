@@ -218,8 +218,11 @@ def dequantise(
     """
     if x.dtype != torch.uint8:
         raise TypeError(f"expected uint8 values 0..255, got {x.dtype}")
-    u = 0.5 if rng is None else torch.rand(x.shape, generator=rng, device=x.device, dtype=dtype)
-    return (x.to(dtype) + u) / 256
+    if rng is None:
+        return (x.to(dtype) + 0.5) / 256
+    u = torch.rand(x.shape, generator=rng, device=x.device, dtype=dtype)
+    # a float32 near 255 has steps of 2^-16: a u nearer to 1 would be rounded up, out of the bin
+    return (x.to(dtype) + u.clamp_max(1 - 128 * torch.finfo(dtype).eps)) / 256
 
 
 @torch.inference_mode()
@@ -317,12 +320,15 @@ def _coupling_flow(
             w[torch.arange(shape[0]), torch.from_numpy(p)] = 1.0
             block.w_perm.data.copy_(w.view_as(block.w_perm))
             block.w_perm_inv.data.copy_(w.T.reshape(block.w_perm_inv.shape))
+    for block in inn:  # a transposed view in FrEIA, which safetensors refuses to save
+        block.w_perm_inv.data = block.w_perm_inv.data.contiguous()
     return inn
 
 
 def _inverse_scale(scale: Tensor) -> Tensor:
     # FrEIA's SOFTPLUS affine: scale = 0.1 softplus_{beta=1/2}(g) = 0.2 log(1 + exp(g / 2))
-    return 2 * torch.log(torch.expm1(5 * scale.double())).to(scale.dtype)
+    t = 5 * scale.double()
+    return (2 * (t + torch.log(-torch.expm1(-t)))).to(scale.dtype)  # log(exp(t) - 1) without overflow
 
 
 @contextlib.contextmanager
@@ -331,7 +337,7 @@ def _private_rng(seed: int) -> Iterator[None]:
     state = np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
             np.random.seed(seed % 2**32)
             yield
     finally:

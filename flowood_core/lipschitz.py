@@ -39,6 +39,7 @@ def grad_logp(log_prob: Callable[[Tensor], Tensor], x: Float[Tensor, "b ..."]) -
     return _gradient_norm(log_prob, x)
 
 
+@torch.no_grad()  # else the parameters of f would tie all iterations into one graph: memory, and twice the time
 def spectral(
     f: Callable[[Tensor], Tensor],
     x: Float[Tensor, "b ..."],
@@ -75,7 +76,7 @@ def spectral(
         _, jv = torch.func.jvp(f, (x,), (v,))
         u, sigma = _normalise(jv)  # |J v| with |v| = 1
         v = _normalise(transposed(u)[0])[0]
-    return sigma.detach()
+    return sigma
 
 
 def summarise(norms: Float[Tensor, " b"]) -> dict[str, float]:
@@ -85,7 +86,7 @@ def summarise(norms: Float[Tensor, " b"]) -> dict[str, float]:
     norms = norms.detach().double()
     return {
         "max": norms.max().item(),
-        "median": norms.median().item(),
+        "median": norms.quantile(0.5).item(),  # Tensor.median takes the lower of two middle values
         "q95": norms.quantile(0.95).item(),
         "n": norms.numel(),
     }

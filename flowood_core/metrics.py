@@ -11,7 +11,7 @@ repetitions are one call; leading axes broadcast. Ties are counted as ties, neve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -320,3 +320,44 @@ def _generator(rng: np.random.Generator | int) -> np.random.Generator:
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"expected a level between 0 and 1, such as 0.95, got {level}")
+
+
+# --- Fig. 3 in numbers -------------------------------------------------------------------------------------
+
+
+class Bias(NamedTuple):
+    """How log-likelihood follows complexity over pooled sets.
+
+    Attributes:
+        slope: least squares, nats per bit/dim; negative means that simpler images are likelier (the bias).
+        r: correlation over all points.
+        partial_r: correlation inside the sets: set means removed from both, so that it cannot come from one
+            set being both simpler and likelier.
+    """
+
+    slope: float
+    r: float
+    partial_r: float
+
+
+def complexity_bias(complexity: Sequence[ArrayLike], log_p: Sequence[ArrayLike]) -> Bias:
+    """Slope and correlations of log-likelihood on complexity C(x), one array per set in each argument.
+
+    Raises:
+        ValueError: another number of sets or of samples on the two sides, or a constant complexity.
+    """
+    c, lp = [np.asarray(a, float) for a in complexity], [np.asarray(a, float) for a in log_p]
+    if not c or [a.shape for a in c] != [a.shape for a in lp]:
+        raise ValueError(
+            f"expected the same sets on both sides, got sizes {[a.size for a in c]} and {[a.size for a in lp]}"
+        )
+    x, y = np.concatenate(c), np.concatenate(lp)
+    if np.ptp(x) == 0:
+        raise ValueError("expected complexities that vary, got a constant; a slope needs two values")
+    inside = [np.concatenate([a - a.mean() for a in arrays]) for arrays in (c, lp)]
+    return Bias(float(np.polyfit(x, y, 1)[0]), _correlation(x, y), _correlation(*inside))
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    spread = np.std(x) * np.std(y)
+    return float("nan") if spread == 0 else float(np.mean((x - x.mean()) * (y - y.mean())) / spread)

@@ -159,7 +159,13 @@ def show_table(frame: pd.DataFrame, caption: str = "", formats: Mapping[str, str
     """Show a frame with numbers formatted and missing cells as an en dash."""
     from IPython.display import HTML, display
 
-    styler = frame.style.format(formats, na_rep="–").set_table_attributes('class="flowood"')
+    if isinstance(formats, str):
+        one = formats
+        # text cells stay as they are: a table may mix numbers with "83.2 [80.1, 86.0]"
+        shown: Any = lambda v: v if isinstance(v, str) else one.format(v)  # noqa: E731
+    else:
+        shown = dict(formats)
+    styler = frame.style.format(shown, na_rep="–").set_table_attributes('class="flowood"')
     if caption:
         styler = styler.set_caption(html.escape(caption))
     display(HTML(styler.to_html()))

@@ -1,0 +1,165 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+r"""
+# Start here
+**Normalizing flows give simple images a higher likelihood than the data they were trained on**, and so miss simple out-of-distribution (OOD) inputs. The paper "Correcting the bias of normalizing flows by synthetic outliers for improving out-of-distribution detection" cures it with two things: outliers made from the training data (cut, mixed, blurred) and one more term in the loss, $\operatorname{softplus}(\log p(\mathbf x'))$.
+
+This page shows the whole idea on real photographs in a minute, and where everything else is.
+"""
+
+# %% tags=["bootstrap"]
+import importlib.util
+
+from IPython import get_ipython
+
+REPO, REF = "https://github.com/OWNER/REPO", "main"  # stamped by `make badges` from the git remote
+if importlib.util.find_spec("flowood_core") is None:
+    get_ipython().run_line_magic("pip", f"install -q 'flowood-core @ git+{REPO}@{REF}'")
+importlib.import_module("flowood_core")  # fails here, and clearly, if the line above could not install it
+
+# %% tags=["parameters"]
+from typing import Optional
+
+profile: str = "quick"
+id: Optional[str] = None  # None: the profile's in-distribution set
+ood: Optional[list] = None  # None: the profile's OOD sets
+seed: int = 0
+n_figure: Optional[int] = None  # None: the profile's; points per set in the figure
+
+# %%
+from flowood_core import datasets, grid, objective, params, report, runs, tables
+from flowood_core.outliers import image as outliers
+
+P = params.check(globals(), notebook="00_start_here")
+sheet = report.start("00_start_here", P)
+print(sheet.label)
+
+# %% [markdown]
+r"""
+## The data
+In the quick profile: crops of two photographs that come with scikit-learn. Textured crops are in-distribution; digits, enlarged crops and smooth crops are simpler, naively subsampled crops are more complex. Complexity $C(\mathbf x)$ is the length of the lossless JPEG2000 file in bits per dimension (Definition 1).
+"""
+
+# %%
+sets = [P.id, *P.ood]
+shown = {datasets.LABELS.get(name, name): datasets.load(name, "test").drawn(10, P.seed).x for name in sets}
+fig, axes = report.figure("tall", rows=len(shown), columns=10)
+report.draw_gallery(axes, shown)
+sheet.save_figure(fig, "start_data", "In-distribution images (first row) and OOD sets")
+
+# %% [markdown]
+r"""
+## The bias
+A flow trained by maximum likelihood alone, eq. (2). Simple images land at high likelihood, to the right of the images it was trained on.
+"""
+
+# %%
+mle, corrected = (
+    runs.run_or_load(grid.spec(P.profile, P.id, method=m, seed=P.seed)) for m in ("mle", "ccm_gaussian")
+)
+
+
+def draw(run, ax, title):
+    values = {datasets.LABELS.get(s, s): run.arrays[s]["log_px"][: P.n_figure] / 1000 for s in sets}
+    colours = {datasets.LABELS.get(s, s): report.colour_of(s) for s in sets}
+    report.draw_histograms(ax, values, colours=colours)
+    ax.set(xlabel=r"$\log p_{\mathcal{X}}(\mathbf{x})$ [1000 nats]", title=title)
+
+
+# %%
+fig, axes = report.figure("wide", columns=2, sharex=True)
+draw(mle, axes[0], "maximum likelihood only")
+draw(corrected, axes[1], "with synthetic outliers (CCM+Gaussian)")
+axes[0].legend(fontsize=7)
+sheet.save_figure(
+    fig, "start_bias_and_cure", "Log-likelihood of ID and OOD test images, before and after the correction"
+)
+
+# %% [markdown]
+r"""
+## The cure
+Outliers are made from ID images: a piece of the same image pasted elsewhere, a piece or a fade of another image, and a blur that takes complexity away.
+"""
+
+# %%
+import torch
+
+rng = torch.Generator().manual_seed(P.seed)
+x = datasets.load(P.id, "train").drawn(10, P.seed).x
+methods = {
+    "original": x,
+    "CutPaste": outliers.cutpaste(x, rng=rng),
+    "CutMix": outliers.cutmix(x, rng=rng),
+    "MixUp": outliers.mixup(x, rng=rng),
+    "Gaussian blur": outliers.gaussian_blur(x, 1.0),
+}
+fig, axes = report.figure("tall", rows=len(methods), columns=10)
+report.draw_gallery(axes, methods)
+sheet.save_figure(fig, "start_outliers", "Synthetic outliers made from ID images")
+
+# %% [markdown]
+r"""
+They enter the loss through eq. (3), $\mathcal L_{\mathrm{OOD}} = \log(1 + p_{\mathcal X}(\mathbf x'))$. These few lines are all there is to it:
+"""
+
+# %%
+report.show_source(objective.penalty)
+report.show_source(objective.loss_total)
+
+# %% [markdown]
+r"""
+## What it does
+AUROC in percent (50 is chance, below 50 the detector is misled), with 95 % intervals. `pz` is the paper's score, eq. (4); `px` is the full density. The last row uses no flow at all.
+"""
+
+# %%
+frame = tables.collect([mle, corrected]).query("metric == 'auroc' and score in ['pz', 'px', 'comp_only']")
+frame = frame[(frame.score != "comp_only") | (frame.method == "mle")].replace(
+    {"method": outliers.METHOD_LABELS, "ood": datasets.LABELS}
+)
+frame.loc[frame.score == "comp_only", "method"] = "complexity only"
+table = tables.wide(frame, ["score", "method"], ["ood"])
+sheet.save_table(table, "start_auroc", "AUROC without and with the correction", index=True)
+report.show_table(table, f"ID = {datasets.LABELS.get(P.id, P.id)}")
+
+# %%
+value = frame.pivot_table(index=["score", "ood"], columns="method", values="value", sort=False).loc["px"]
+for name, row in value.iterrows():
+    verdict = "misled" if row["MLE"] < 50 else "not misled"
+    print(f"{name}: maximum likelihood {row['MLE']:.0f} ({verdict}), corrected {row['CCM+Gaussian']:.0f}")
+
+# %% [markdown]
+r"""
+## Notation
+| paper | code | unit |
+|---|---|---|
+| $f: \mathbf x \mapsto \mathbf z$, $\log\lvert\det \partial\mathbf z/\partial\mathbf x\rvert$ | `flow(x)` returns `z, ladj` | nats |
+| $\log p_{\mathcal Z}(\mathbf z)$, $\log p_{\mathcal X}(\mathbf x)$ | `log_pz`, `log_px = log_pz + ladj` | nats per sample, $\mathbf x \in [0,1]$ |
+| $C(\mathbf x)$ | `complexity.image_complexity(x)` | bits per dimension, $\mathbf x$ in bytes |
+| $\mathbf x'$ | `x_out`, from `outliers` | bytes |
+| $\mathcal L_{\mathrm{ID}}, \mathcal L_{\mathrm{OOD}}$ | `objective.loss_id`, `loss_ood`, `loss_total` | nats |
+| $\mathcal S_{\mathrm{nll}}, \mathcal S_{\mathrm{comp}}$, $h$ | `scores.score_nll`, `score_comp`, `Threshold` | higher = more OOD |
+
+## Where things are
+| notebook | makes |
+|---|---|
+| `02_1_complexity_bias` | Definition 1, Tables 1 and 7, Fig. 5 |
+| `02_2_synthetic_outliers` | section 2.2, Figs 7 and 8 |
+| `02_3_learning_objective` | eq. (2)–(3), Figs 1 and 2 |
+| `02_4_ood_scoring` | eq. (4)–(6), thresholds |
+| `03_1_benchmark_images` | Tables 2 and 3, Figs 3 and 4 |
+| `03_1_lipschitz` | Table 4, Hypothesis 1 in numbers |
+| `train_one` | one row of the grid, for batch runs |
+
+Every notebook runs top to bottom as it is (`profile = "quick"`), takes parameters (`papermill notebooks/NAME.ipynb out.ipynb -p seed 1`, and `papermill --help-notebook` lists them), and prints what it could not do. `make reproduce` runs them all and binds the report.
+"""
+
+# %%
+sheet.finish(runs=[mle.spec.run_id, corrected.spec.run_id], provenance=mle.metrics["provenance"])

@@ -1,0 +1,177 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+r"""
+# 2.4 OOD scoring
+**Question.** How does a trained flow say "this does not belong here"?  **Answer.** A score, a threshold fitted apart from the model, and an honest interval around every rate.
+**Makes** the scores of eq. (4)–(6) on one trained pair of flows · **reads** two runs of `train_one` · **time** 10 s when they exist
+"""
+
+# %% tags=["bootstrap"]
+import importlib.util
+
+from IPython import get_ipython
+
+REPO, REF = "https://github.com/OWNER/REPO", "main"  # stamped by `make badges` from the git remote
+if importlib.util.find_spec("flowood_core") is None:
+    get_ipython().run_line_magic("pip", f"install -q 'flowood-core @ git+{REPO}@{REF}'")
+importlib.import_module("flowood_core")  # fails here, and clearly, if the line above could not install it
+
+# %% tags=["parameters"]
+from typing import Optional
+
+profile: str = "quick"
+id: Optional[str] = None  # None: the profile's in-distribution set
+ood: Optional[str] = None  # None: the profile's example of OOD
+method: str = "ccm_gaussian"  # the flow whose threshold is fitted
+seed: int = 0
+keep: float = 0.95  # share of ID that the threshold has to keep
+
+# %%
+import numpy as np
+import pandas as pd
+
+from flowood_core import datasets, grid, metrics, params, report, runs, scores
+
+P = params.check(globals(), notebook="02_4_ood_scoring")
+sheet = report.start("02_4_ood_scoring", P)
+run = runs.run_or_load(grid.spec(P.profile, P.id, method=P.method, seed=P.seed))
+id_scores, ood_scores = run.scores(P.id), run.scores(P.ood)
+print(f"{run.spec.run_id}: {len(id_scores['pz'])} ID and {len(ood_scores['pz'])} OOD test images")
+
+# %% [markdown]
+r"""
+> $$\mathcal S_{\mathrm{nll}}(\mathbf x) = -\log p_{\mathcal Z}(\mathbf z) \tag{4}$$
+
+Eq. (4) leaves out the determinant that training (eq. 2) keeps. Both are here, under names that cannot be confused: `pz` is the printed formula, `px` is $-\log p_{\mathcal X}(\mathbf x)$. Higher always means more OOD.
+"""
+
+# %%
+report.show_source(scores.score_nll)
+report.show_source(scores.score_nll_px)
+
+# %% [markdown]
+r"""
+> $$\mathcal S_{\mathrm{comp}}(\mathbf x) = \mathcal S_{\mathrm{nll}}(\mathbf x) - C(\mathbf x) \tag{5}$$
+
+$C$ is in bits per dimension. In total nats the first term would swamp it (its spread is hundreds of nats), so both sides are taken per dimension: nats with `pz`, as the literal formula has it, bits with `px`, where the difference is a code length.
+"""
+
+# %%
+report.show_source(scores.score_comp)
+spread = {
+    "-log p_Z [nats]": id_scores["pz"].std(),
+    "-log p_Z / d [nats/dim]": id_scores["pz"].std() / run.metrics["d"],
+    "C [bits/dim]": id_scores["comp_only"].std(),
+}
+report.show_table(pd.DataFrame(spread, index=["sd over ID"]), "Why the unit of eq. (5) matters", "{:.3g}")
+
+# %%
+kinds = {
+    "pz": "eq. (4)",
+    "px": "full density",
+    "pz_comp": "eq. (5) on pz",
+    "px_comp": "eq. (5) on px",
+    "comp_only": "−C alone",
+}
+fig, axes = report.figure("wide", columns=len(kinds))
+for ax, (kind, title) in zip(axes, kinds.items()):
+    values = {
+        datasets.LABELS.get(P.id, P.id): id_scores[kind],
+        datasets.LABELS.get(P.ood, P.ood): ood_scores[kind],
+    }
+    colours = dict(zip(values, (report.colour_of(P.id), report.colour_of(P.ood))))
+    report.draw_histograms(ax, values, colours=colours, bins=40)
+    ax.set(title=f"{kind}: {title}", yticks=[], ylabel="")
+    ax.title.set_fontsize(7)
+    ax.tick_params(axis="x", labelsize=6)
+axes[0].legend(fontsize=6)
+sheet.save_figure(fig, "scores", f"Five scores of one flow on {P.id} and {P.ood}; right is more OOD")
+
+# %%
+found = {k: metrics.evaluate(id_scores[k], ood_scores[k], rng=P.seed) for k in kinds}
+rows = {
+    k: {
+        m: f"{100 * v.value:.1f} [{100 * v.low:.1f}, {100 * v.high:.1f}]" for m, v in e.items() if m[0] != "n"
+    }
+    for k, e in found.items()
+}
+frame = pd.DataFrame(rows).T
+sheet.save_table(
+    frame.reset_index(names="score"),
+    "metrics",
+    "Metrics of five scores, percent with 95 % bootstrap interval",
+)
+report.show_table(
+    frame, f"{datasets.LABELS.get(P.ood, P.ood)} against {datasets.LABELS.get(P.id, P.id)}, percent", "{}"
+)
+
+# %% [markdown]
+r"""
+**Reading.** `comp_only` uses no flow. Where it is as good as a "+Complexity" score, that score owes its success to the complexity of this OOD set, not to the flow.
+
+## A decision
+> $h(\mathbf x) = 1$ if $\mathcal S(\mathbf x) \ge \gamma$ … The threshold $\gamma$ can be selected for optimal F1-score or to ensure that a high proportion of ID samples (e.g., 95%) are correctly classified. (6)
+
+The first way needs ID data only. It is fitted on one half of the ID test images and judged on the other.
+"""
+
+# %%
+fit, judge = np.array_split(id_scores["px"], 2)
+gamma = scores.Threshold.fit_quantile(fit, keep=P.keep)
+kept, caught = 1 - gamma.decide(judge).mean(), gamma.decide(ood_scores["px"]).mean()
+print(
+    f"gamma = {gamma.gamma:.0f} nats keeps {kept:.1%} of unseen ID (wanted {P.keep:.0%}) and catches {caught:.1%} of {P.ood}"
+)
+
+# %%
+best = scores.Threshold.fit_f1(fit, ood_scores["px"][: len(fit)])
+print(f"F1 puts gamma at {best.gamma:.0f} nats, but has to see OOD samples: F1 = {best.f1:.3f} on them")
+path = sheet.folder / "thresholds" / f"{run.spec.run_id}.json"
+path.parent.mkdir(parents=True, exist_ok=True)
+gamma.save(path)
+assert scores.Threshold.load(path) == gamma
+
+# %% [markdown]
+r"""
+The threshold is a small file of its own: change it without touching the model, refit it when the camera changes.
+
+## How sure is an AUROC
+The paper evaluates 1,000 + 1,000 random images once. Five such draws from the same scores, and what the sample size alone does to the interval:
+"""
+
+# %%
+sizes = [n for n in (50, 100, 200, 500, 1000, 10000) if n <= min(len(id_scores["px"]), len(ood_scores["px"]))]
+widths = []
+for n in sizes:
+    e = metrics.evaluate(id_scores["pz"][:n], ood_scores["pz"][:n], rng=0)["auroc"]
+    widths.append(
+        {
+            "n per side": n,
+            "AUROC": 100 * e.value,
+            "low": 100 * e.low,
+            "high": 100 * e.high,
+            "width": 100 * (e.high - e.low),
+        }
+    )
+report.show_table(
+    pd.DataFrame(widths).set_index("n per side"),
+    "AUROC of eq. (4) and its 95 % interval by sample size, percent",
+)
+
+# %%
+sheet.finish(runs=[run.spec.run_id])
+
+# %% [markdown]
+r"""
+## Summary
+- Two likelihood scores share the paper's symbol; they can disagree by tens of points on the same flow, so every table names which one it shows.
+- Eq. (5) needs a unit; with both sides per dimension it is a code length minus a code length, and is to be read beside −C alone.
+- A threshold is fitted on ID data, kept apart from the model, and judged on data it has not seen. Next: `03_1_benchmark_images`.
+"""
