@@ -28,7 +28,10 @@ __all__ = [
     "SET_COLOURS",
     "Sheet",
     "colour_of",
+    "draw_bias",
+    "draw_boxes",
     "draw_complexity_vs_likelihood",
+    "draw_complexity_vs_radius",
     "draw_density",
     "draw_distributions",
     "draw_gallery",
@@ -96,7 +99,7 @@ class Sheet:
 
     def save_figure(self, fig: Figure, name: str, caption: str = "") -> None:
         """Save as PNG and PDF under ``figures/``, byte-stable, and leave it displayed."""
-        fig.text(0.995, 0.005, self.label, ha="right", va="bottom", fontsize=6, color="0.45")
+        fig.text(0.995, -0.01, self.label, ha="right", va="top", fontsize=6, color="0.45")
         for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
             path = self._path("figures", name + suffix)
             part = path.with_name(f".{path.stem}.part{suffix}")
@@ -171,17 +174,22 @@ def show_table(frame: pd.DataFrame, caption: str = "", formats: Mapping[str, str
     display(HTML(styler.to_html()))
 
 
-def figure(kind: str = "single", *, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """A figure of a house size (`SIZES`) and its axis or array of axes, laid out without overlaps."""
+def figure(
+    kind: str = "single", *, rows: int = 1, columns: int = 1, height: float | None = None, **options: Any
+) -> tuple[Figure, Any]:
+    """A figure of a house size (`SIZES`) and its axis or array of axes, laid out without overlaps.
+
+    `height` in inches replaces that of the size, for galleries with few or many rows.
+    """
     if kind not in SIZES:
         raise ValueError(f"expected a figure kind of {', '.join(SIZES)}, got {kind!r}")
-    width, height = SIZES[kind]
-    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
+    width, usual = SIZES[kind]
+    return plt.subplots(rows, columns, figsize=(width, height or usual), layout="constrained", **options)
 
 
 def colour_of(name: str) -> str:
-    """Colour of a data set or method by id; grey for strangers."""
-    return SET_COLOURS.get(name) or METHOD_COLOURS.get(name) or "#777777"
+    """Colour of a data set or method by id; a blurred set has its original's, strangers are grey."""
+    return SET_COLOURS.get(name.removesuffix("_blurred")) or METHOD_COLOURS.get(name) or "#777777"
 
 
 def draw_gallery(axes: Sequence[Axes], rows: Mapping[str, Any]) -> None:
@@ -220,14 +228,51 @@ def draw_complexity_vs_likelihood(
 def draw_distributions(
     ax: Axes, values: Mapping[str, np.ndarray], *, labels: Mapping[str, str] | None = None, bins: int = 60
 ) -> Axes:
-    """Fig. 5: filled histograms of several sets on one axis, each of area one, same bins."""
+    """Fig. 5: histograms of several sets on one axis, each of area one, same bins; blurred sets are dashed."""
     edges = np.histogram_bin_edges(np.concatenate([np.asarray(v) for v in values.values()]), bins)
     for name, v in values.items():
-        ax.hist(
-            v, edges, density=True, alpha=0.35, color=colour_of(name), label=(labels or {}).get(name, name)
-        )
-        ax.hist(v, edges, density=True, histtype="step", color=colour_of(name), lw=1)
+        colour, label = colour_of(name), (labels or {}).get(name, name)
+        if name.endswith("_blurred"):
+            ax.hist(v, edges, density=True, histtype="step", color=colour, lw=1.2, ls="--", label=label)
+        else:
+            ax.hist(v, edges, density=True, alpha=0.35, color=colour, label=label)
+            ax.hist(v, edges, density=True, histtype="step", color=colour, lw=1)
     ax.set_ylabel("density")
+    return ax
+
+
+def draw_bias(ax: Axes, cells: pd.DataFrame, *, labels: Mapping[str, str] | None = None) -> Axes:
+    """AUROC against the gap in complexity between OOD and ID; simple OOD taken for ID lies left and below.
+
+    Args:
+        cells: one row per pair: id, ood, gap [bits/dim], value, low, high [percent; nan for no interval].
+    """
+    names = labels or {}
+    ax.axhline(50, color="0.6", lw=0.8)
+    ax.axvline(0, color="0.6", lw=0.8)
+    for id_, part in cells.groupby("id", sort=False):
+        reach = np.abs(part[["low", "high"]].sub(part["value"], axis=0)).fillna(0).to_numpy().T
+        label = f"ID: {names.get(id_, id_)}"
+        ax.errorbar(part["gap"], part["value"], reach, fmt="o", ms=5, color=colour_of(id_), label=label)
+        for gap, value, ood in part[["gap", "value", "ood"]].itertuples(index=False):
+            is_high = value > 50  # towards the middle, where there is room
+            ax.annotate(
+                names.get(ood, ood), (gap, value), (0, -6 if is_high else 6), textcoords="offset points",
+                rotation=60, rotation_mode="anchor", ha="right" if is_high else "left", va="center", fontsize=6,
+            )  # fmt: skip
+    ax.set(xlabel=r"mean $C$ of OOD minus mean $C$ of ID [bits/dim]", ylim=(-6, 106))
+    ax.margins(x=0.12)
+    return ax
+
+
+def draw_complexity_vs_radius(
+    ax: Axes, radii: Sequence[float], values: Sequence[np.ndarray], *, colour: str = BLUE
+) -> Axes:
+    """Complexity C(x) of blurred images against the radius: the mean, and the band of 80 % of the images."""
+    low, high = np.quantile(np.stack([np.asarray(v) for v in values]), (0.1, 0.9), axis=1)
+    ax.fill_between(radii, low, high, color=colour, alpha=0.2, lw=0, label="80 % of the images")
+    ax.plot(radii, [np.mean(v) for v in values], "o-", color=colour, ms=4, label="mean")
+    ax.set(xlabel="radius of the blur [pixels]", ylabel=r"$C(\mathbf{x}')$ [bits/dim]")
     return ax
 
 
@@ -240,6 +285,24 @@ def draw_histograms(
         ax.hist(v, edges, density=True, histtype="stepfilled", alpha=0.25, color=colours[name])
         ax.hist(v, edges, density=True, histtype="step", color=colours[name], lw=1.2, label=name)
     ax.set_ylabel("density")
+    return ax
+
+
+def draw_boxes(
+    ax: Axes, values: Mapping[str, np.ndarray], *, labels: Mapping[str, str] | None = None
+) -> Axes:
+    """One horizontal box per set (median, quartiles, 5 to 95 %); the first set's median goes through all rows."""
+    names = list(values)
+    boxes = ax.boxplot(
+        [np.asarray(v) for v in values.values()], orientation="horizontal", whis=(5, 95), showfliers=False,
+        widths=0.6, patch_artist=True, medianprops={"color": "white"},
+        tick_labels=[(labels or {}).get(n, n) for n in names],
+    )  # fmt: skip
+    for name, box in zip(names, boxes["boxes"], strict=True):
+        box.set(facecolor=colour_of(name), edgecolor=colour_of(name))
+    ax.axvline(float(np.median(values[names[0]])), color=colour_of(names[0]), lw=1, ls="--", zorder=0)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
     return ax
 
 

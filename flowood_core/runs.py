@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import platform
 import resource
 import subprocess
@@ -383,7 +384,7 @@ def _read(spec: Spec) -> Run | None:
     path = spec.folder / "metrics.json"
     try:
         content = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except json.JSONDecodeError:
         warnings.warn(
@@ -437,7 +438,7 @@ def _load_checkpoint(spec: Spec, on: torch.device) -> dict[str, Any] | None:
             loaded = torch.load(io.BytesIO(content[:-32]), map_location=on, weights_only=True)
             if loaded["run_id"] != spec.run_id or loaded["format"] != FORMAT:
                 raise ValueError(f"it belongs to the run {loaded['run_id']}")
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as e:
             warnings.warn(f"{path} cannot be used: {e}; falling back to the one before", stacklevel=3)
             continue
         return loaded["state"]

@@ -31,7 +31,6 @@ profile: str = "quick"
 id: Optional[str] = None  # None: the profile's in-distribution set
 ood: Optional[list] = None  # None: the profile's OOD sets
 seed: int = 0
-n_figure: Optional[int] = None  # None: the profile's; points per set in the figure
 
 # %%
 from flowood_core import datasets, grid, objective, params, report, runs, tables
@@ -50,14 +49,14 @@ In the quick profile: crops of two photographs that come with scikit-learn. Text
 # %%
 sets = [P.id, *P.ood]
 shown = {datasets.LABELS.get(name, name): datasets.load(name, "test").drawn(10, P.seed).x for name in sets}
-fig, axes = report.figure("tall", rows=len(shown), columns=10)
+fig, axes = report.figure("tall", rows=len(shown), columns=10, height=0.85 * len(shown))
 report.draw_gallery(axes, shown)
 sheet.save_figure(fig, "start_data", "In-distribution images (first row) and OOD sets")
 
 # %% [markdown]
 r"""
 ## The bias
-A flow trained by maximum likelihood alone, eq. (2). Simple images land at high likelihood, to the right of the images it was trained on.
+Left: a flow trained by maximum likelihood alone, eq. (2). A set to the right of the dashed line, the median of the images it was trained for, is *more* likely to this flow than those. Right: the same flow, trained with the outliers of the next section. Boxes are quartiles, whiskers 5 to 95 %.
 """
 
 # %%
@@ -67,17 +66,15 @@ mle, corrected = (
 
 
 def draw(run, ax, title):
-    values = {datasets.LABELS.get(s, s): run.arrays[s]["log_px"][: P.n_figure] / 1000 for s in sets}
-    colours = {datasets.LABELS.get(s, s): report.colour_of(s) for s in sets}
-    report.draw_histograms(ax, values, colours=colours)
+    values = {s: run.arrays[s]["log_px"] / 1000 for s in sets}
+    report.draw_boxes(ax, values, labels=datasets.LABELS)
     ax.set(xlabel=r"$\log p_{\mathcal{X}}(\mathbf{x})$ [1000 nats]", title=title)
 
 
 # %%
-fig, axes = report.figure("wide", columns=2, sharex=True)
+fig, axes = report.figure("wide", columns=2, height=2.8)
 draw(mle, axes[0], "maximum likelihood only")
 draw(corrected, axes[1], "with synthetic outliers (CCM+Gaussian)")
-axes[0].legend(fontsize=7)
 sheet.save_figure(
     fig, "start_bias_and_cure", "Log-likelihood of ID and OOD test images, before and after the correction"
 )
@@ -100,7 +97,7 @@ methods = {
     "MixUp": outliers.mixup(x, rng=rng),
     "Gaussian blur": outliers.gaussian_blur(x, 1.0),
 }
-fig, axes = report.figure("tall", rows=len(methods), columns=10)
+fig, axes = report.figure("tall", rows=len(methods), columns=10, height=0.85 * len(methods))
 report.draw_gallery(axes, methods)
 sheet.save_figure(fig, "start_outliers", "Synthetic outliers made from ID images")
 

@@ -1,0 +1,293 @@
+"""Laws of runs: nothing is lost, nothing is done twice, nothing half-written is taken for a result."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kill_driver import spec
+from safetensors.torch import load_file
+
+from flowood_core import datasets, grid, runs, status, tables, train
+
+DRIVER = Path(__file__).with_name("kill_driver.py")
+KILLS = int(os.environ.get("FLOWOOD_KILLS", "20"))
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """One run that nothing happened to, and its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWOOD_OUTPUTS", str(tmp_path_factory.mktemp("undisturbed")))
+        patch.setenv("FLOWOOD_PROGRESS", "none")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in the driver: sums depend on the number of threads
+        yield runs.run_or_load(spec())
+        torch.set_num_threads(threads)
+
+
+def numbers(run):
+    """What must not depend on how often a run was killed."""
+    return {k: v for k, v in run.metrics.items() if k not in ("seconds", "peak_memory_mb", "provenance")}
+
+
+def environment(outputs):
+    return os.environ | {"FLOWOOD_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1", "FLOWOOD_PROGRESS": "none"}
+
+
+def test_a_run_killed_again_and_again_ends_in_the_same_bits(undisturbed, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), str(KILLS), "0"],
+        env=environment(tmp_path), capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    assert int(re.search(r"killed (\d+) times", done.stdout)[1]) >= 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+        survivor = runs.run_or_load(spec(), train_missing=False)
+    assert numbers(survivor) == numbers(undisturbed)
+    a, b = (load_file(r.folder / "model.safetensors") for r in (survivor, undisturbed))
+    assert all(torch.equal(a[k], b[k]) for k in a | b)
+    assert np.array_equal(survivor.history["loss"], undisturbed.history["loss"])
+
+
+def test_two_processes_on_one_folder_train_once(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), "pair"],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.count("TRAINED") == 1, done.stdout + done.stderr
+    assert done.stdout.count("exit 0") == 2, done.stdout + done.stderr
+    assert len(list(tmp_path.rglob("metrics.json"))) == 1
+
+
+def test_a_finished_run_is_read_and_not_trained(undisturbed, monkeypatch):
+    monkeypatch.setattr(train, "fit", lambda *a, **k: pytest.fail("trained again"))
+    assert runs.run_or_load(undisturbed.spec).metrics == undisturbed.metrics
+
+
+def test_a_finished_run_holds_what_its_scores_say(undisturbed):
+    scores = {name: undisturbed.scores(name) for name in ("photo", "digits")}
+    flow = undisturbed.flow()
+    x = datasets.load("photo", "test").drawn(40, 0).x
+    _, log_px = runs.densities(flow, x)
+    assert np.allclose(-log_px, scores["photo"]["px"], rtol=1e-6)
+    from sklearn.metrics import roc_auc_score
+
+    both = np.concatenate([scores["photo"]["px"], scores["digits"]["px"]])
+    auroc = roc_auc_score(np.repeat([0, 1], [len(scores["photo"]["px"]), len(scores["digits"]["px"])]), both)
+    assert undisturbed.metrics["ood"]["digits"]["px"]["auroc"][0] == pytest.approx(auroc)
+
+
+def test_provenance_names_commit_versions_machine_and_data(undisturbed):
+    made, data = undisturbed.metrics["provenance"], undisturbed.metrics["data"]
+    assert {"commit", "dirty", "python", "packages", "codec", "machine"} <= set(made)
+    assert made["packages"]["torch"] == torch.__version__.split("+")[0] or made["packages"]["torch"]
+    assert [(d["name"], d["split"], d["n"]) for d in data] == [
+        ("photo", "train", 64),
+        ("photo", "test", 40),
+        ("digits", "test", 40),
+    ]
+    assert all(re.fullmatch(r"[0-9a-f]{64}", d["sha256"]) for d in data)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"method": "mle"}, {"lr": 2e-3}, {"hidden": 9}, {"ood": ["smooth"]}, {"tau": 1.0}]
+)
+def test_anything_that_changes_a_result_changes_the_id(change):
+    assert spec(**change).run_id != spec().run_id
+
+
+def test_the_id_is_the_same_on_every_machine():
+    assert spec().run_id == "photo-ccm_gaussian-s0-" + spec().run_id[-8:]
+    assert runs.Spec(**json.loads(spec().model_dump_json())).run_id == spec().run_id
+
+
+def test_a_misspelt_field_is_refused():
+    with pytest.raises(ValueError, match="hiden"):
+        spec(hiden=3)
+    with pytest.raises(ValueError, match="method"):
+        spec(method="gauss")
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------
+
+
+def checkpointed(outputs):
+    """A run stopped after two checkpoints, as a kill would leave it."""
+    runs_spec = spec()
+    runs_spec.folder.mkdir(parents=True)
+    x = datasets.load("photo", "train").first(64).x
+    flow = runs.build_flow(runs_spec, (3, 32, 32))
+    flow.initialise(train.dequantise(x[:512]))
+    states = []
+
+    def stop(state):
+        runs._save_checkpoint(runs_spec, state)
+        states.append(state["step"])
+        if len(states) == 2:
+            raise KeyboardInterrupt
+
+    data = runs._Data.of(runs_spec)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(
+            flow, x, runs._method(runs_spec, data, torch.device("cpu")), settings=runs._settings(runs_spec, 64),
+            on_checkpoint=stop, checkpoint_every_s=0,
+        )  # fmt: skip
+    return runs_spec, states
+
+
+def test_a_torn_checkpoint_is_recognised_and_the_previous_one_used(outputs):
+    stopped, steps = checkpointed(outputs)
+    latest = stopped.folder / "checkpoint.ckpt"
+    latest.write_bytes(latest.read_bytes()[:-1000])
+    with pytest.warns(UserWarning, match="torn"):
+        state = runs._load_checkpoint(stopped, torch.device("cpu"))
+    assert state["step"] == steps[0]
+
+
+def test_a_flipped_bit_is_recognised(outputs):
+    stopped, steps = checkpointed(outputs)
+    latest = stopped.folder / "checkpoint.ckpt"
+    content = bytearray(latest.read_bytes())
+    content[len(content) // 2] ^= 1
+    latest.write_bytes(content)
+    with pytest.warns(UserWarning, match="torn or was changed"):
+        assert runs._load_checkpoint(stopped, torch.device("cpu"))["step"] == steps[0]
+
+
+def test_a_foreign_checkpoint_is_refused(outputs):
+    stopped, _ = checkpointed(outputs)
+    other = spec(seed=7)
+    other.folder.mkdir(parents=True)
+    (other.folder / "checkpoint.ckpt").write_bytes((stopped.folder / "checkpoint.ckpt").read_bytes())
+    with pytest.warns(UserWarning, match="belongs to the run photo-ccm_gaussian-s0"):
+        assert runs._load_checkpoint(other, torch.device("cpu")) is None
+
+
+def test_a_pickle_that_runs_code_is_not_run(outputs):
+
+    class Bomb:
+        def __reduce__(self):
+            return (Path(outputs / "exploded").touch, ())
+
+    buffer = io.BytesIO()
+    torch.save({"format": 1, "run_id": spec().run_id, "state": Bomb()}, buffer)
+    content = buffer.getvalue()
+    spec().folder.mkdir(parents=True)
+    (spec().folder / "checkpoint.ckpt").write_bytes(content + hashlib.sha256(content).digest())
+    with pytest.warns(UserWarning, match="cannot be used"):
+        assert runs._load_checkpoint(spec(), torch.device("cpu")) is None
+    assert not (outputs / "exploded").exists()
+
+
+# --- a folder that cannot be written ----------------------------------------------------------------------
+
+
+def test_a_full_disk_is_explained_and_leaves_no_result(outputs, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(runs.RunError, match=r"No space left.*FLOWOOD_OUTPUTS"):
+        runs.run_or_load(spec(method="mle", epochs=1))
+    monkeypatch.undo()
+    assert not list(outputs.rglob("metrics.json")) and not list(outputs.rglob("*.part*"))
+
+
+def test_an_outputs_root_that_is_a_file_is_explained(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path / "file"))
+    with pytest.raises(runs.RunError, match="FLOWOOD_OUTPUTS"):
+        runs.run_or_load(spec())
+
+
+def test_half_a_metrics_file_is_no_result(outputs):
+    spec().folder.mkdir(parents=True)
+    (spec().folder / "metrics.json").write_text('{"format": 1, "spe')
+    with pytest.warns(UserWarning, match="never finished"), pytest.raises(runs.RunError, match="train_one"):
+        runs.run_or_load(spec(), train_missing=False)
+
+
+def test_divergence_stops_the_run_and_leaves_the_last_checkpoint(outputs):
+    bad = spec(method="mle", lr=1e12, clip=0.0, epochs=50)
+    with pytest.raises(train.NonFinite, match=r"step \d+"):
+        runs.run_or_load(bad)
+    assert not (bad.folder / "metrics.json").exists()
+
+
+# --- grid, status, tables ----------------------------------------------------------------------------------
+
+
+def test_status_tells_done_stopped_and_waiting_apart(outputs, monkeypatch):
+    stopped, steps = checkpointed(outputs)
+    runs.write_json(stopped.folder / "spec.json", {})
+    runs.write_json(
+        stopped.folder / "progress.json",
+        {"step": steps[-1], "steps": 48, "loss": 1.0, "bpd_id": 7.0, "seconds": 2.0, "time": time.time()},
+    )
+    waiting = spec(seed=5)
+    done = runs.run_or_load(spec(method="mle", epochs=1)).spec
+    monkeypatch.setattr(grid, "by_run_id", lambda profile: {s.run_id: s for s in (done, stopped, waiting)})
+    states = {s.run_id: s.state for s in status.standings("quick")}
+    assert states == {done.run_id: "done", stopped.run_id: "stopped", waiting.run_id: "waiting"}
+    assert "1 done, 0 running, 1 stopped, 1 waiting" in status.describe("quick")
+
+
+def test_a_locked_run_is_running(outputs):
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from kill_driver import spec; from flowood_core import status; "
+        "print(status.standing(spec()).state)"
+    )
+    spec().folder.mkdir(parents=True)
+    with runs._locked(spec()):
+        seen = subprocess.run(
+            [sys.executable, "-c", code], env=environment(outputs), capture_output=True, text=True
+        )
+    assert seen.stdout.strip() == "running"
+
+
+def test_every_profile_has_a_grid_of_runs_that_can_be():
+    for profile in ("quick",):
+        found = grid.by_run_id(profile)
+        assert found and all(s.profile == profile for s in found.values())
+        for table in grid.tables(profile):
+            assert grid.rows(profile, table)
+
+
+def test_the_tables_of_a_profile_share_their_runs():
+    shared = {s.run_id for s in grid.rows("quick", "table_1")} & {
+        s.run_id for s in grid.rows("quick", "table_2")
+    }
+    assert shared, "the MLE row of Table 2 is a cell of Table 1"
+
+
+def test_a_typo_in_the_grid_is_refused_with_the_field_names():
+    with pytest.raises(grid.GridError, match=r"hiden.*Fields: .*hidden"):
+        grid.spec("quick", "photo", method="mle", hiden=3)
+    with pytest.raises(grid.GridError, match="table_1"):
+        grid.rows("quick", "table_99")
+
+
+def test_tables_hold_every_metric_of_a_run_in_percent(undisturbed):
+    frame = tables.collect([undisturbed])
+    cell = frame.query("ood == 'digits' and score == 'px' and metric == 'auroc'").iloc[0]
+    assert cell["value"] == pytest.approx(100 * undisturbed.metrics["ood"]["digits"]["px"]["auroc"][0])
+    assert set(frame["score"]) == {"pz", "px", "pz_comp", "px_comp", "comp_only"}

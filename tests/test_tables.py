@@ -1,0 +1,77 @@
+"""Laws of the tables: ours beside the paper's is a join, and a missing cell says so."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flowood_core import tables
+
+KEYS = ["id", "method", "score", "ood", "metric"]
+
+
+def ours(**values):
+    row = {
+        "id": "cifar10",
+        "method": "mle",
+        "score": "nll",
+        "ood": "svhn",
+        "metric": "auroc",
+        "value": 45.0,
+        "low": 43.0,
+        "high": 47.0,
+        "n_seeds": 3,
+    }
+    return pd.DataFrame([row | values])
+
+
+@pytest.mark.parametrize("n", range(1, 12))
+def test_every_table_of_the_paper_can_be_read(n):
+    assert len(tables.printed(f"table_{n}"))
+
+
+def test_a_table_that_is_not_there_says_where_it_was_sought():
+    with pytest.raises(FileNotFoundError, match="table_12"):
+        tables.printed("table_12")
+
+
+def test_every_printed_cell_keeps_its_row_and_only_run_cells_have_a_number():
+    joined = tables.paper_vs_ours(tables.printed("table_2"), ours(), KEYS)
+    assert len(joined) == len(tables.printed("table_2"))
+    assert (joined["verdict"] != "not run").sum() == 1 == joined["ours"].notna().sum()
+    cell = joined.dropna(subset="ours").iloc[0]
+    assert (
+        cell["paper"] == 44.3 and cell["difference"] == pytest.approx(0.7) and cell["verdict"] == "reproduced"
+    )
+
+
+@pytest.mark.parametrize(
+    ("paper", "value", "low", "high", "up", "word"),
+    [
+        (44.3, np.nan, np.nan, np.nan, True, "not run"),
+        (44.3, 44.9, np.nan, np.nan, True, "reproduced"),
+        (44.3, 50.0, 44.0, 56.0, True, "reproduced"),
+        (44.3, 50.0, 48.0, 52.0, True, "exceeded"),
+        (44.3, 41.0, 40.0, 42.0, True, "partly"),
+        (44.3, 30.0, 28.0, 32.0, True, "not"),
+        (95.4, 60.0, 58.0, 62.0, False, "exceeded"),
+        (33.4, 90.0, 88.0, 92.0, False, "not"),
+    ],
+)
+def test_a_verdict_knows_which_way_is_better(paper, value, low, high, up, word):
+    assert tables.verdict(paper, value, low, high, up) == word
+
+
+def test_one_seed_keeps_its_bootstrap_interval_and_several_get_students():
+    one = tables.over_seeds(ours(seed=0), KEYS).iloc[0]
+    assert (one["low"], one["high"], one["interval"]) == (43.0, 47.0, "test draws")
+    three = tables.over_seeds(pd.concat([ours(value=v) for v in (44.0, 45.0, 46.0)]), KEYS).iloc[0]
+    assert three["value"] == 45.0 and three["n_seeds"] == 3 and three["interval"] == "seeds"
+    assert three["high"] - three["value"] == pytest.approx(4.302652729749464 / np.sqrt(3))
+
+
+def test_wide_keeps_the_order_of_the_frame_and_names_what_is_missing():
+    frame = pd.concat([ours(method=m, ood=o) for m in ("ro", "mle") for o in ("svhn", "isun")])
+    frame.loc[(frame.method == "mle") & (frame.ood == "isun"), "value"] = np.nan
+    table = tables.wide(frame, ["method"], ["ood"])
+    assert list(table.index) == ["ro", "mle"] and list(table.columns) == ["svhn", "isun"]
+    assert table.loc["mle", "isun"] == "not run" and table.loc["ro", "svhn"] == "45.0 [43.0, 47.0]"
