@@ -1,0 +1,118 @@
+"""Laws of sheets and pages: what a notebook makes is named, labelled, byte-stable and readable offline."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+mpl.use("Agg")
+
+import nbformat
+
+from flowood_core import objective, page, report
+
+
+@pytest.fixture
+def sheet(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    return report.start("demo", SimpleNamespace(asdict=lambda: {"profile": "quick", "seed": 0}))
+
+
+def figure():
+    fig, ax = report.figure("single")
+    ax.plot([0, 1], [0, 1])
+    return fig
+
+
+def test_a_manifest_names_every_artefact_and_is_written_last(sheet, tmp_path):
+    sheet.save_figure(figure(), "fig_x", "a line")
+    sheet.save_table(pd.DataFrame({"a": [1.0]}), "table_x", "one number")
+    manifest = tmp_path / "quick" / "notebooks" / "demo.json"
+    assert not manifest.exists()
+    sheet.finish(extra=3)
+    said = json.loads(manifest.read_text())
+    assert said["artefacts"] == ["figures/fig_x.png", "tables/table_x.csv"] and said["extra"] == 3
+    assert all((tmp_path / "quick" / a).exists() for a in said["artefacts"])
+    assert not list(tmp_path.rglob("*.part*")) and not list(tmp_path.rglob(".*.part*"))
+
+
+def test_the_same_figure_is_the_same_to_the_byte(sheet, tmp_path):
+    png = tmp_path / "quick" / "figures" / "fig_x.png"
+    sheet.save_figure(figure(), "fig_x")
+    first = png.read_bytes()
+    sheet.save_figure(figure(), "fig_x")
+    assert png.read_bytes() == first and sheet.artefacts == ["figures/fig_x.png"]
+
+
+def test_a_quick_figure_says_that_it_is_quick(sheet):
+    fig = figure()
+    sheet.save_figure(fig, "fig_x")
+    assert any("quick" in text.get_text() for text in fig.texts)
+
+
+def test_an_unknown_figure_size_lists_the_known_ones():
+    with pytest.raises(ValueError, match="single, wide"):
+        report.figure("huge")
+
+
+def test_the_regression_line_of_fig_3_is_least_squares():
+    rng = np.random.default_rng(0)
+    c = rng.uniform(2, 8, 50)
+    _, ax = report.figure()
+    report.draw_complexity_vs_likelihood(ax, {"photo": (c, 3 * c + 1)})
+    line = ax.get_lines()[0]
+    slope = np.ptp(line.get_ydata()) / np.ptp(line.get_xdata())
+    assert slope == pytest.approx(3)
+
+
+def test_show_source_shows_the_code_without_its_docstring(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda x: shown.append(x.data))
+    report.show_source(objective.loss_id)
+    assert "return -log_px.mean()" in shown[0] and "eq. (2)" not in shown[0]
+    report.show_source(objective.loss_id, doc=True)
+    assert "eq. (2)" in shown[1]
+
+
+def test_numbers_are_formatted_and_text_cells_kept(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda x: shown.append(x.data))
+    report.show_table(pd.DataFrame({"a": [1.23456, np.nan], "b": ["83.2 [80.1, 86.0]", "not run"]}))
+    assert "1.2<" in shown[0] and "–" in shown[0] and "83.2 [80.1, 86.0]" in shown[0]
+
+
+def test_a_report_without_manifests_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="make reproduce PROFILE=quick"):
+        page.bind("quick")
+
+
+def test_the_page_holds_every_artefact_and_reads_offline(sheet, tmp_path):
+    sheet.save_figure(figure(), "fig_x", "a <line>")
+    sheet.save_table(pd.DataFrame({"a": [1.0]}), "table_x", "one number")
+    sheet.finish()
+    cells = [nbformat.v4.new_markdown_cell("# Demo\n$x^2$ and `$code$`"), nbformat.v4.new_code_cell("1 + 1")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "quick" / "notebooks" / "demo.ipynb")
+    index = page.bind("quick")
+    text, executed = index.read_text(), (index.parent / "demo.html").read_text()
+    assert "a &lt;line&gt;" in text and 'href="demo.html"' in text and "quick profile" in text.lower()
+    for link in re.findall(r'(?:src|href)="([^"#]+)"', text + executed):
+        assert "//" not in link and (index.parent / link).exists(), link
+    assert "<math" in executed and "<code>$code$</code>" in executed and "<script" not in executed
+
+
+@pytest.mark.parametrize(
+    ("latex", "wanted"),
+    [
+        ("$a$", "<math"),
+        (r"$$\frac{1}{2} \tag{3}$$", "(3)"),
+        ("`$a$`", "`$a$`"),
+        ("5 $ and no formula", "5 $ and"),
+    ],
+)
+def test_formulas_become_mathml_and_code_stays(latex, wanted):
+    assert wanted in page.mathml(latex)
