@@ -29,6 +29,7 @@ help: ## this list
 	@echo "  PROFILE=quick|sample|paper  EXECUTOR=local|slurm|kubernetes  PYTHON=python3.12  INSTALLER=uv|pip"
 
 setup: .venv/.ok ## the environment in .venv: locked, checked by hash, about 6 GB
+	@echo "Environment ready in .venv"
 
 reproduce: .venv/.ok ## every table and figure of PROFILE, by EXECUTOR; ends with the path of the report
 	@test -f $(PRESETS)/$(PROFILE).yaml || { \
@@ -76,7 +77,7 @@ clean: ## caches and the quick results; keeps .venv, data and every other result
 	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "'$(PYTHON)' cannot make environments: its modules venv and ensurepip are missing."; \
 	  echo "Install them (Debian, Ubuntu: the package python3-venv), or name another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }; \
-	echo "[1/4] environment: an empty one in .venv (about 5 s)"; \
+	echo "[1/4] environment: the folder .venv (about 5 s)"; \
 	if [ -e .venv/.installing ]; then echo "      the last set-up was cut short, starting clean"; rm -rf .venv; fi; \
 	mkdir -p .venv && touch .venv/.installing && $(PYTHON) -m venv .venv
 	@awk '/^[a-z]/ {keep = ($$0 ~ /^($(FIRST))==/)} keep' requirements.lock > .venv/first.lock
@@ -105,4 +106,3 @@ clean: ## caches and the quick results; keeps .venv, data and every other result
 	fi
 	@rm .venv/.installing
 	@touch $@
-	@echo "Environment ready in .venv"

@@ -7,6 +7,8 @@ Pillow-exact blur are defined on bytes.
 import dataclasses
 import functools
 import hashlib
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -183,14 +185,14 @@ def _read_npz(path: Path) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as f:
             x = f["x"]
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(
             f"expected a .npz file with an array 'x' at {path}, got {type(e).__name__}: {e}; "
             "the file may be truncated, copy or prepare it again"
         ) from e
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3):
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3) or len(x) == 0:
         raise ValueError(
-            f"expected 'x' of {path.name} as uint8 (n, h, w, c) with c 1 or 3, got {x.dtype} {x.shape}"
+            f"expected 'x' of {path.name} as uint8 (n, h, w, c) with c 1 or 3 and n > 0, got {x.dtype} {x.shape}"
         )
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 

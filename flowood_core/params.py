@@ -26,7 +26,7 @@ __all__ = ["Declared", "ParameterError", "Parameters", "check", "declared_in", "
 
 INJECTED = "# Parameters"  # first line of the cell that papermill puts in
 NONE = ("None", "none", "null")  # what `papermill -p name None` and its spellings leave behind, as text
-SIZES = ("quick", "sample", "paper")
+SIZES = ("smoke", "quick", "sample", "paper")
 RESERVED = ("asdict", "notebook")
 EXAMPLES = {
     int: "a whole number such as 3",

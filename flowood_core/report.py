@@ -5,6 +5,7 @@ The only room that knows matplotlib. A figure function draws: arrays and an axis
 
 import html
 import inspect
+import itertools
 import json
 import os
 import textwrap
@@ -53,6 +54,10 @@ SET_COLOURS = {
     "enlarged": GREEN, "celeba": GREEN, "faces_rmfd": GREEN,
     "aliased": RED, "isun": RED,
 }  # fmt: skip
+LABELS = {
+    "smoke": "smoke profile: a test of the machinery, no number means anything",
+    "quick": "quick profile: embedded data, not comparable with the paper's numbers",
+}
 SIZES = {"single": (4.6, 3.2), "wide": (9.2, 3.2), "tall": (9.2, 6.0), "square": (4.2, 4.2)}
 
 
@@ -93,9 +98,7 @@ class Sheet:
     @property
     def label(self) -> str:
         """What has to stand beside every number that is not the paper's setting."""
-        return {"quick": "quick profile: embedded data, not comparable with the paper's numbers"}.get(
-            self.params["profile"], f"{self.params['profile']} profile"
-        )
+        return LABELS.get(self.params["profile"], f"{self.params['profile']} profile")
 
     def save_figure(self, fig: Figure, name: str, caption: str = "") -> None:
         """Save as PNG and PDF under ``figures/``, byte-stable, and leave it displayed."""
@@ -235,14 +238,14 @@ def draw_distributions(
         if name.endswith("_blurred"):
             ax.hist(v, edges, density=True, histtype="step", color=colour, lw=1.2, ls="--", label=label)
         else:
-            ax.hist(v, edges, density=True, alpha=0.35, color=colour, label=label)
+            ax.hist(v, edges, density=True, histtype="stepfilled", alpha=0.35, color=colour, label=label)
             ax.hist(v, edges, density=True, histtype="step", color=colour, lw=1)
     ax.set_ylabel("density")
     return ax
 
 
 def draw_bias(ax: Axes, cells: pd.DataFrame, *, labels: Mapping[str, str] | None = None) -> Axes:
-    """AUROC against the gap in complexity between OOD and ID; simple OOD taken for ID lies left and below.
+    """AUROC against the gap in complexity; simple OOD taken for ID lies left and below. Shape: ID, colour: OOD.
 
     Args:
         cells: one row per pair: id, ood, gap [bits/dim], value, low, high [percent; nan for no interval].
@@ -250,17 +253,14 @@ def draw_bias(ax: Axes, cells: pd.DataFrame, *, labels: Mapping[str, str] | None
     names = labels or {}
     ax.axhline(50, color="0.6", lw=0.8)
     ax.axvline(0, color="0.6", lw=0.8)
-    for id_, part in cells.groupby("id", sort=False):
-        reach = np.abs(part[["low", "high"]].sub(part["value"], axis=0)).fillna(0).to_numpy().T
-        label = f"ID: {names.get(id_, id_)}"
-        ax.errorbar(part["gap"], part["value"], reach, fmt="o", ms=5, color=colour_of(id_), label=label)
-        for gap, value, ood in part[["gap", "value", "ood"]].itertuples(index=False):
-            is_high = value > 50  # towards the middle, where there is room
-            ax.annotate(
-                names.get(ood, ood), (gap, value), (0, -6 if is_high else 6), textcoords="offset points",
-                rotation=60, rotation_mode="anchor", ha="right" if is_high else "left", va="center", fontsize=6,
-            )  # fmt: skip
-    ax.set(xlabel=r"mean $C$ of OOD minus mean $C$ of ID [bits/dim]", ylim=(-6, 106))
+    for marker, (id_, part) in zip(itertools.cycle("os^DvP"), cells.groupby("id", sort=False)):
+        ax.scatter([], [], marker=marker, color="0.4", s=25, label=f"ID: {names.get(id_, id_)}")
+        for p in part.itertuples():
+            reach = [[p.value - p.low], [p.high - p.value]] if np.isfinite(p.low) else None
+            ax.errorbar(p.gap, p.value, reach, fmt=marker, ms=5.5, lw=1.2, color=colour_of(p.ood))
+    for ood in cells["ood"].unique():
+        ax.scatter([], [], marker="_", lw=4, color=colour_of(ood), s=50, label=f"OOD: {names.get(ood, ood)}")
+    ax.set(xlabel=r"$\bar{C}_{\mathrm{OOD}} - \bar{C}_{\mathrm{ID}}$ [bits/dim]", ylim=(-6, 106))
     ax.margins(x=0.12)
     return ax
 
@@ -311,15 +311,20 @@ def draw_density(
     log_p: np.ndarray,
     extent: tuple[float, float, float, float],
     *,
+    vmax: float | None = None,
     id_points: np.ndarray | None = None,
     outliers: np.ndarray | None = None,
 ) -> Any:
-    """Fig. 2: a density on a grid (log_p shaped (ny, nx), nats), redder is likelier, with some samples on top."""
+    """Fig. 2: a density on a grid (log_p shaped (ny, nx), nats), redder is likelier, with some samples on top.
+
+    Colours follow the square root of the density, which shows thin bridges, and saturate at `vmax`.
+    """
     shown = ax.imshow(
         np.exp(log_p),
         extent=extent,
         origin="lower",
         cmap="RdYlBu_r",
+        norm=mpl.colors.PowerNorm(0.5, vmin=0, vmax=vmax),
         aspect="equal",
         interpolation="bilinear",
     )

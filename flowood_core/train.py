@@ -107,7 +107,8 @@ def fit(
         outliers: x' from ID samples, `(x, partner, *, rng) -> x_out`; None is maximum likelihood.
         settings: see `Settings`.
         state: what `on_checkpoint` received, to continue a run.
-        on_checkpoint: called with the full state every `checkpoint_every_s` seconds and at the end.
+        on_checkpoint: called with the full state every `checkpoint_every_s` seconds and at the end. Its tensors
+            are those in training: write them to a file, or copy them, before returning.
         log_every: steps between rows of the history.
         label: shown with the progress.
     Returns:
@@ -123,7 +124,7 @@ def fit(
     start, history, seconds = 0, History(), 0.0
     if state is not None:
         flow.load_state_dict(state["flow"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # else Adam's moments would be shared
         start, history, seconds = state["step"], History(list(state["history"])), state["seconds"]
 
     d = x[0].numel()
@@ -169,14 +170,15 @@ def draw_batch(
     per_epoch = max(n // batch_size, 1)
     epoch, position = divmod(step, per_epoch)
     order = torch.randperm(n, generator=_generator(x.device, settings.seed, 0, epoch), device=x.device)
-    batch = x[order[position * batch_size : (position + 1) * batch_size]]
+    index = order[position * batch_size : (position + 1) * batch_size]
+    batch = x[index]
 
     rng = _generator(x.device, settings.seed, 1, step)
     is_outlier = torch.zeros(len(batch), dtype=torch.bool, device=x.device)
     if outliers is not None:
         is_outlier = torch.rand(len(batch), generator=rng, device=x.device) < settings.outlier_prob
         # a partner is another sample of the data set, as when outliers are made while data is loaded
-        partner = x[torch.randint(n, (len(batch),), generator=rng, device=x.device)]
+        partner = x[(index + torch.randint(1, n, (len(batch),), generator=rng, device=x.device)) % n]
         if is_outlier.any():
             batch[is_outlier] = outliers(batch[is_outlier], partner[is_outlier], rng=rng)
     if batch.dtype == torch.uint8:
@@ -250,6 +252,7 @@ def _non_finite(flow: nn.Module, batch: Tensor, step: int) -> NonFinite:
         for handle in handles:
             handle.remove()
     if not torch.isfinite(batch).all():
+        first.clear()  # no block is to blame
         where = "the batch itself holds nan or inf; check the data or the outlier function"
     elif first:
         where = f"first in block {first[0]} of {len(blocks)}"
@@ -268,6 +271,10 @@ def _check(x: Tensor, settings: Settings) -> None:
         raise ValueError(f"expected at least 2 samples to train on, got {len(x)}")
     if settings.steps < 1:
         raise ValueError(f"expected steps >= 1, got {settings.steps}")
+    if settings.batch_size < 1:
+        raise ValueError(f"expected batch_size >= 1, got {settings.batch_size}")
+    if settings.micro_batch is not None and settings.micro_batch < 1:
+        raise ValueError(f"expected micro_batch >= 1 or None for the whole batch, got {settings.micro_batch}")
     if settings.schedule not in ("constant", "cosine"):
         raise ValueError(f"expected schedule 'constant' or 'cosine', got {settings.schedule!r}")
     if not 0 <= settings.outlier_prob <= 1:

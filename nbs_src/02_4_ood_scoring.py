@@ -143,11 +143,12 @@ r"""
 The threshold is a small file of its own: change it without touching the model, refit it when the camera changes.
 
 ## How sure is an AUROC
-The paper evaluates 1,000 + 1,000 random images once. Five such draws from the same scores, and what the sample size alone does to the interval:
+The paper evaluates 1,000 + 1,000 random images once. What the sample size alone does to the interval:
 """
 
 # %%
-sizes = [n for n in (50, 100, 200, 500, 1000, 10000) if n <= min(len(id_scores["px"]), len(ood_scores["px"]))]
+most = min(len(id_scores["px"]), len(ood_scores["px"]))
+sizes = [most // 8, most // 4, most // 2, most]
 widths = []
 for n in sizes:
     e = metrics.evaluate(id_scores["pz"][:n], ood_scores["pz"][:n], rng=0)["auroc"]

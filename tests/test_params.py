@@ -25,6 +25,7 @@ name: str = "a"
 methods: list[str] = ["mle", "ccm"]
 """
 NOTEBOOK = "02_3_learning_objective"
+OF_THE_GRID = {"grid", "runs", "runs_by_id"}  # sections of a preset that flowood_core.grid reads and checks
 
 
 def executed(*cells: str, injected: str | None = None) -> dict:
@@ -200,7 +201,7 @@ def test_a_notebook_without_profile_or_with_an_unknown_type_is_told():
 
 def test_an_unknown_profile_is_an_error_that_lists_the_known_ones():
     with pytest.raises(
-        params.ParameterError, match=r"`papr`; did you mean `paper`\?\nProfiles: quick, sample, paper"
+        params.ParameterError, match=r"`papr`; did you mean `paper`\?\nProfiles: .*quick, sample, paper"
     ):
         check(injected="profile = 'papr'")
     with pytest.raises(params.ParameterError, match="`None`"):
@@ -253,7 +254,8 @@ def test_the_presets_in_the_package_name_only_notebooks_and_parameters_that_exis
         cells[source.stem] = {name for cell in tagged for name in params.declared_in(cell.source)}
     for profile in params.profiles():
         sections = params.preset(profile)
-        defaults = sections.pop("defaults")
+        defaults = sections.pop("defaults", {})
+        sections = {name: part for name, part in sections.items() if name not in OF_THE_GRID}
         assert set(sections) <= set(cells), f"profiles/{profile}.yaml: no such notebook"
         assert set(defaults) <= set().union(*cells.values()), (
             f"profiles/{profile}.yaml: no notebook declares it"

@@ -54,7 +54,7 @@ def gaussian_blur(x: Images, radius: float = 1.0, *, engine: str = "auto") -> Im
         radius: 1 in the paper (section 3.1), for 32 x 32; see `calibrate_blur` for other sizes. 0 returns x.
         engine: "pillow" is two calls of Pillow for the whole batch, on the CPU; "tensor" is six float64
             products with a banded integer matrix, on the device of x. Both give the same bits; "auto"
-            takes "tensor" on CUDA and under torch.compile, else "pillow", the faster at every size.
+            takes "tensor" on CUDA, else "pillow", the faster at every size.
     Returns:
         Blurred images, shape and device of x.
     Raises:
@@ -75,7 +75,7 @@ def gaussian_blur(x: Images, radius: float = 1.0, *, engine: str = "auto") -> Im
 def _engine(engine: str, device: torch.device) -> Callable[[Tensor, float], Tensor]:
     engines = {"tensor": _blur_rows_tensor, "pillow": _blur_rows_pillow}
     if engine == "auto":
-        engine = "tensor" if device.type == "cuda" or torch.compiler.is_compiling() else "pillow"
+        engine = "tensor" if device.type == "cuda" else "pillow"
     if engine not in engines:
         raise ValueError(f"expected engine to be one of auto, {', '.join(engines)}, got {engine!r}")
     return engines[engine]
@@ -96,14 +96,8 @@ def _blur_rows_tensor(rows: Rows, radius: float) -> Rows:
     return y.to(torch.uint8)
 
 
-@torch.compiler.assume_constant_result  # torch.compile cannot trace what the cache holds
-def _row_weights(size: int, radius: float, device: torch.device) -> Float[Tensor, "size size"]:
-    return _cached_row_weights(size, radius, device)
-
-
-@torch.compiler.disable
 @functools.lru_cache(maxsize=64)
-def _cached_row_weights(size: int, radius: float, device: torch.device) -> Float[Tensor, "size size"]:
+def _row_weights(size: int, radius: float, device: torch.device) -> Float[Tensor, "size size"]:
     """One box pass as a matrix, ``row @ weights``: a band, with the repeated edge folded into its ends."""
     reach, inner, outer = _box_weights(radius)
     to = np.arange(size)
