@@ -332,7 +332,6 @@ def draw_density(
         ax.scatter(*id_points.T, s=2, color="black", alpha=0.5, linewidths=0, label="ID samples")
     if outliers is not None:
         ax.scatter(*outliers.T, s=6, color="white", marker="x", linewidths=0.6, alpha=0.8, label="outliers")
-    ax.set(xticks=[], yticks=[])
     ax.grid(False)
-    ax.set(xlim=extent[:2], ylim=extent[2:])
+    ax.set(xlim=extent[:2], ylim=extent[2:], xlabel="$x_1$", ylabel="$x_2$")
     return shown

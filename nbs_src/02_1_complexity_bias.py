@@ -16,7 +16,7 @@ r"""
 # 2.1 Hypothesis and motivation: complexity and the bias
 **Question.** What makes an image simple, and does a flow trained on complex images take simple ones for its own?
 **Answer in one line.** Simple means few bytes in a lossless JPEG2000 file. In the paper's Table 1 every OOD set that is more complex than ID is found better than any that is simpler; the last figure has its pairs beside ours.
-**Makes** Tables 1, 7 and 9, Fig. 5, and a figure of the bias · **reads** the MLE runs of `train_one` (trains what is missing) · **time** quick 20 s, and 35 s for each of three runs that is missing
+**Makes** Tables 1, 7 and 9, Fig. 5, and a figure of the bias · **reads** the MLE runs of `train_one` (trains what is missing) · **time** quick 20 s, and 40 s for each of its three runs that is missing
 """
 
 # %% tags=["bootstrap"]
@@ -414,16 +414,15 @@ else:
 
 # %% [markdown]
 r"""
-The same as a picture. In the left panel the paper's six numbers stand over its own Table 7. If likelihood follows complexity, a curve rises from the lower left to the upper right; below 50 a detector does worse than a coin.
+The same as a picture. In the left panel the paper's six numbers stand over its own Table 7. If likelihood follows complexity, the points rise from the lower left to the upper right; below 50 a detector does worse than a coin.
 """
 
 # %%
-symbols = {"pz": r"p_{\mathcal{Z}}", "px": r"p_{\mathcal{X}}"}
 paper = tables.printed("table_1").rename(columns={"paper": "value"}).assign(low=np.nan, high=np.nan)
 panels = {"paper: Table 1 over Table 7": paper.assign(gap=paper.ood.map(C_7) - paper.id.map(C_7))}
-for kind, symbol in symbols.items() if finished else ():
+for kind in ("pz", "px") if finished else ():
     cells = ours[ours.score == kind]
-    panels[rf"ours: ${symbol}$"] = cells.assign(gap=cells.ood.map(mean_C) - cells.id.map(mean_C))
+    panels[f"ours: {kinds[kind]}"] = cells.assign(gap=cells.ood.map(mean_C) - cells.id.map(mean_C))
 fig, axes = report.figure("wide" if finished else "single", columns=len(panels), sharey=True, squeeze=False)
 for ax, (title, cells) in zip(axes[0], panels.items()):
     report.draw_bias(ax, cells, labels=label_of)

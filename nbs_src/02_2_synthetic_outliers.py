@@ -99,7 +99,7 @@ print(f"k = {i[g > 0].max()}, standard deviation {(i**2 * g).sum().sqrt():.4f} p
 
 # %% [markdown]
 r"""
-**Check.** The sum of the equation, written as a convolution per channel, agrees with the blur to about a grey level, since Pillow rounds after each of six passes. Away from the border, that is: there each pass repeats the edge. And the blur is Pillow's own, image by image, to the bit; so is the form of it that runs on a GPU.
+**Check.** The sum of the equation, written as a convolution per channel, agrees with the blur to less than a grey level on average: Pillow rounds after each of six passes. That is away from the border, where each pass repeats the edge. And the blur is Pillow's own, image by image, to the bit; so is the form of it that runs on a GPU.
 """
 
 # %%
@@ -151,7 +151,8 @@ sheet.save_figure(fig, "complexity_vs_blur", "Complexity of ID images against bl
 by_radius = pd.DataFrame({"radius": P.radii, "mean_C": [c.mean() for c in curve]})
 by_radius["ratio"] = by_radius.mean_C / C.mean().item()
 sheet.save_table(by_radius, "complexity_vs_blur", "Mean complexity of blurred ID images by radius")
-report.show_table(by_radius.set_index("radius").T, "Mean C(x') and its ratio to C(x)", "{:.3f}")
+shown = by_radius.set_index(by_radius.radius.map("{:g}".format))[["mean_C", "ratio"]]
+report.show_table(shown.T, "Mean C(x') by radius, and its ratio to that of ID", "{:.3f}")
 
 # %% [markdown]
 r"""

@@ -1,0 +1,103 @@
+"""Laws of the grid: a killed worker is run again, what is done is not redone, and a typo stops before the start."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flowood_core import grid, paths
+
+ROOT = paths.repo_root()
+BIN = Path(sys.executable).parent
+
+
+def command(*targets, config="profile=smoke", dry=False):
+    return [
+        sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--workflow-profile",
+        "workflow/profiles/local", "--config", config, *(["--dry-run"] if dry else []), "--", *map(str, targets),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("grid")
+    return os.environ | {"FLOWOOD_OUTPUTS": str(outputs), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+def workers(outputs: str) -> list[int]:
+    """Processes of papermill that train below this folder."""
+    found = []
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            said = cmdline.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if any(a.endswith("papermill") for a in said) and any(
+            a.startswith(f"{outputs}/smoke/runs") for a in said
+        ):
+            found.append(int(cmdline.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the workers in /proc")
+def test_a_killed_worker_is_run_again_and_the_rest_only_once(environment):
+    outputs = environment["FLOWOOD_OUTPUTS"]
+    manifest = Path(outputs) / "smoke" / "notebooks" / "00_start_here.json"
+    with subprocess.Popen(
+        command(manifest),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as head:
+        deadline = time.monotonic() + 240
+        while not (victims := workers(outputs)) and head.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(2)
+        for victim in victims[:1]:
+            os.kill(victim, signal.SIGKILL)
+        said, _ = head.communicate(timeout=400)
+    assert victims, said
+    assert head.returncode == 0, said
+    assert "Trying to restart" in said
+    assert manifest.exists()
+    runs = {s.run_id for s in grid.rows("smoke", "table_2")}
+    made = {p.parent.name for p in (Path(outputs) / "smoke" / "runs").glob("*/metrics.json")}
+    assert made == runs
+
+    # a second call finds nothing to do; without one result, only that run and what depends on it
+    again = subprocess.run(
+        command(manifest, dry=True), cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert "Nothing to be done" in again.stdout + again.stderr
+    lost = sorted(made)[0]
+    (Path(outputs) / "smoke" / "runs" / lost / "metrics.json").unlink()
+    again = subprocess.run(
+        command(manifest, dry=True), cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    said = again.stdout + again.stderr
+    assert lost in said and not any(run in said for run in made - {lost} if f"run_id={run}" in said)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"), [("profile=quik", "quik.*smoke, quick"), ("profil=quick", "unknown config profil")]
+)
+def test_a_typo_in_the_configuration_stops_before_anything_starts(environment, config, message):
+    done = subprocess.run(
+        command("all", config=config, dry=True), cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert re.search(message, done.stdout + done.stderr), done.stdout + done.stderr
+
+
+def test_every_notebook_of_the_grid_exists_and_every_notebook_is_in_it():
+    text = (ROOT / "workflow" / "Snakefile").read_text()
+    sources = {p.stem for p in (ROOT / "nbs_src").glob("*.py")}
+    listed = {name for name in sources if f'"{name}": [' in text}
+    assert listed == sources - {"train_one"}
