@@ -7,7 +7,8 @@ EXECUTOR  ?= local
 
 BIN       := .venv/bin
 PRESETS   := flowood_core/profiles
-REPORT    := outputs/$(PROFILE)/report/index.html
+OUTPUTS   := $(or $(FLOWOOD_OUTPUTS),$(CURDIR)/outputs)
+REPORT    := $(OUTPUTS)/$(PROFILE)/report/index.html
 HOST_PATH := $(PATH)
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -37,7 +38,7 @@ reproduce: .venv/.ok ## every table and figure of PROFILE, by EXECUTOR; ends wit
 	@echo "Reproducing profile '$(PROFILE)' with executor '$(EXECUTOR)'. Where it stands, from another terminal: make status"
 	$(BIN)/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(EXECUTOR) --config profile=$(PROFILE)
 	@test -f $(REPORT) || { echo "The grid ended, but left no $(REPORT)."; exit 1; }
-	@echo "Report: $(CURDIR)/$(REPORT)"
+	@echo "Report: $(REPORT)"
 
 status: .venv/.ok ## which runs are done, running or missing
 	@$(BIN)/python -m flowood_core.status

@@ -4,27 +4,30 @@ Everything is uint8, shaped (n, c, h, w), as stored on disk and never normalised
 Pillow-exact blur are defined on bytes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from flowood_core import paths
-from flowood_core.complexity import image_complexity
+from flowood_core.complexity import codec_versions, image_complexity
 
 __all__ = [
     "EMBEDDED",
     "LABELS",
     "ImageSet",
     "MissingData",
+    "complexity_of",
     "digest",
     "embedded",
     "load",
@@ -174,6 +177,25 @@ def mixed_pool(sets: list[ImageSet], n: int, seed: int = 0) -> UInt8[Tensor, "n 
     return torch.cat([s.drawn(share, seed).x[:share] for s, share in zip(sets, shares, strict=True)])
 
 
+def complexity_of(x: UInt8[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    """C(x) of a whole set, as `complexity.image_complexity`, remembered by content below the outputs folder.
+
+    The key is the bytes of the images and the codec that measured them, so that neither another set nor
+    another version of Pillow ever reads a stale value. A cache that cannot be read or written is no error.
+    """
+    key = hashlib.sha256((digest(x) + repr(sorted(codec_versions().items()))).encode()).hexdigest()[:24]
+    path = paths.outputs_root() / ".cache" / f"complexity-{key}.npy"
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    bpd = image_complexity(x)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.npy")
+        np.save(part, bpd.numpy(), allow_pickle=False)
+        os.replace(part, path)
+    return bpd
+
+
 def digest(x: Tensor) -> str:
     """sha256 of shape and bytes of an array: tells whether two runs saw the same data."""
     h = hashlib.sha256(repr((str(x.dtype), tuple(x.shape))).encode())
@@ -244,7 +266,7 @@ def _crops(name: str, split: str) -> Tensor:
                 windows = np.lib.stride_tricks.sliding_window_view(tile, (SIDE, SIDE), axis=(0, 1))
                 crops.append(windows[::STRIDE, ::STRIDE].reshape(-1, 3, SIDE, SIDE))
     x = torch.from_numpy(np.concatenate(crops))
-    bpd = image_complexity(x)
+    bpd = complexity_of(x)
     low, high = CROPS_BPD[name]
     keep = (bpd >= low) & (bpd < high)
     # neighbouring windows share pixels: shuffle once, so that the first n are spread over the photographs

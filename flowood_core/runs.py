@@ -37,7 +37,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_model, save_model
 
 from flowood_core import datasets, metrics, paths, scores, train
-from flowood_core.complexity import codec_versions, image_complexity
+from flowood_core.complexity import codec_versions
 from flowood_core.flow import Flow, densities, dequantise, image_flow
 from flowood_core.outliers import image as outliers
 
@@ -343,7 +343,7 @@ def _evaluate(spec: Spec, data: _Data, flow: Flow) -> dict[str, Any]:
     arrays = {}
     for name, s in data.test.items():
         log_pz, log_px = densities(flow, s.x)
-        arrays[name] = {"log_pz": log_pz, "log_px": log_px, "complexity": image_complexity(s.x).numpy()}
+        arrays[name] = {"log_pz": log_pz, "log_px": log_px, "complexity": datasets.complexity_of(s.x).numpy()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{f"{n}/{q}": a for n, of in arrays.items() for q, a in of.items()})
     _write(spec.folder / "scores.npz", buffer.getvalue())

@@ -1,10 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: notebooks///ipynb,nbs_src///py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -27,7 +22,7 @@ from IPython import get_ipython
 REPO, REF = "https://github.com/OWNER/REPO", "main"  # stamped by `make badges` from the git remote
 if importlib.util.find_spec("flowood_core") is None:
     get_ipython().run_line_magic("pip", f"install -q 'flowood-core @ git+{REPO}@{REF}'")
-importlib.import_module("flowood_core")  # fails here, and clearly, if the line above could not install it
+import flowood_core  # noqa: F401  fails here, and clearly, if the line above could not install it
 
 # %% tags=["parameters"]
 from typing import Optional
@@ -36,9 +31,7 @@ profile: str = "quick"
 seed: int = 0  # of data, weights, order, coins and outliers
 n: int = 1000  # points per data set; the paper names no number, an epoch is one pass over them
 noise: float = 0.05  # of both data sets; not in the paper
-reject: float = (
-    0.0  # draw outliers of the moons again when nearer to a moon than so many noises; 0 is Appendix A
-)
+reject: float = 0.0  # moons: redraw outliers nearer to a moon than so many noises; 0 is Appendix A
 outlier_prob: float = 0.5  # section 3.1
 tau_moved: float = -2.0  # nats; the threshold of the last figure, where the paper has 0
 set_moved: str = "circles"  # the data set of the last figure; or moons
@@ -418,7 +411,7 @@ def say(table, before, after):
     for (name, where, quantity), row in table.dropna(subset=[before, after]).iterrows():
         old, new = row[before], row[after]
         if quantity == "mass":
-            verb = "falls" if new < 0.8 * old else "rises" if new > 1.25 * old else "hardly moves"
+            verb = "falls" if new < 0.9 * old else "rises" if new > 1.1 * old else "hardly moves"
             print(f"{name}, {where}: the mass {verb}, {old:.4f} -> {new:.4f} (data {row['data']:.4f})")
         elif where == "held-out ID":
             print(f"{name}, ID samples no flow has seen: log p changes by {new - old:+.3f} nats")

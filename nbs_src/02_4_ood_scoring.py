@@ -21,7 +21,7 @@ from IPython import get_ipython
 REPO, REF = "https://github.com/OWNER/REPO", "main"  # stamped by `make badges` from the git remote
 if importlib.util.find_spec("flowood_core") is None:
     get_ipython().run_line_magic("pip", f"install -q 'flowood-core @ git+{REPO}@{REF}'")
-importlib.import_module("flowood_core")  # fails here, and clearly, if the line above could not install it
+import flowood_core  # noqa: F401  fails here, and clearly, if the line above could not install it
 
 # %% tags=["parameters"]
 from typing import Optional

@@ -282,3 +282,23 @@ def test_the_digest_changes_with_any_byte_and_with_the_shape():
         seen.add(digest(other))
     assert len(seen) == 7
     assert digest(x) == digest(x.clone()) == digest(x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2))
+
+
+def test_remembered_complexity_is_what_would_be_measured(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    x = datasets.load("digits", "test").x[:5]
+    first = datasets.complexity_of(x)
+    (remembered,) = (tmp_path / ".cache").glob("*.npy")
+    monkeypatch.setattr(datasets, "image_complexity", lambda _: pytest.fail("measured again"))
+    assert torch.equal(datasets.complexity_of(x), first)
+    monkeypatch.undo()
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    remembered.write_bytes(remembered.read_bytes()[:40])  # a torn cache file is measured anew
+    assert torch.equal(datasets.complexity_of(x), first)
+    assert len(datasets.complexity_of(255 - x)) == 5 and len(list((tmp_path / ".cache").glob("*.npy"))) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path / "file"))
+    assert len(datasets.complexity_of(datasets.load("digits", "test").x[:2])) == 2
