@@ -71,7 +71,7 @@ TABLES = {
     ),
     7: (
         9,
-        {"set": IMAGE_SETS + ["cifar10_blurred", "cifar100_blurred", "isun_blurred"]},
+        {"set": [*IMAGE_SETS, "cifar10_blurred", "cifar100_blurred", "isun_blurred"]},
         {"mean": TWO_DECIMALS, "sd": TWO_DECIMALS},
     ),
     8: (
@@ -79,7 +79,7 @@ TABLES = {
         {"dataset": ["chest_xray", "realblur", "koniq10k"], "role": ["id", "ood"]},
         {"mean": TWO_DECIMALS, "sd": TWO_DECIMALS},
     ),
-    9: (6, {"set": TEXT_SETS + ["imdb", "imdb_synthesized"]}, {"paper": TWO_DECIMALS}),
+    9: (6, {"set": [*TEXT_SETS, "imdb", "imdb_synthesized"]}, {"paper": TWO_DECIMALS}),
     10: (
         64,
         {
