@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 FIRST := uv|setuptools|wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce status test check notebooks lock lab clean
+.PHONY: help setup reproduce status plan test check notebooks lock lab clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -40,8 +40,12 @@ reproduce: .venv/.ok ## every table and figure of PROFILE, by EXECUTOR; ends wit
 	@test -f $(REPORT) || { echo "The grid ended, but left no $(REPORT)."; exit 1; }
 	@echo "Report: $(REPORT)"
 
-status: .venv/.ok ## which runs are done, running or missing
-	@$(BIN)/python -m flowood_core.status
+status: .venv/.ok ## which runs of PROFILE are done, running or missing, and how long is left
+	@$(BIN)/python -m flowood_core.status $(PROFILE)
+
+plan: .venv/.ok ## what `make reproduce` would do now, without doing it, and about how long it would take
+	@$(BIN)/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(EXECUTOR) --config profile=$(PROFILE) --dry-run --quiet all || true
+	@$(BIN)/python -m flowood_core.status $(PROFILE)
 
 test: .venv/.ok ## all tests
 	@$(BIN)/python -m pytest -q

@@ -54,7 +54,7 @@ def wide(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]) -> pd
     order = {name: list(dict.fromkeys(frame[name])) for name in (*rows, *columns)}
     table = cells.pivot(index=list(rows), columns=list(columns), values="cell")
     for axis, names in ((0, rows), (1, columns)):
-        for level, name in enumerate(names):
+        for level, name in reversed(list(enumerate(names))):  # the first level is sorted last and decides
             wanted = order[name]
             table = table.sort_index(
                 axis=axis, level=level, sort_remaining=False, kind="stable",

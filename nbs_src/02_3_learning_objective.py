@@ -11,7 +11,7 @@ r"""
 # 2.3 Learning objective
 **Question.** How can the likelihood of outliers be pushed down without the loss running away?
 **Answer in one line.** Softplus damps the gradient by $p/(1+p)$, so an outlier is let go once its density is below 1, and that 1 is a threshold in the units of $\mathbf x$.
-**Makes** Figs 1 and 2, a table of the mass in the OOD regions · **reads** nothing · **time** quick 45 s on one core, paper about an hour
+**Makes** Figs 1 and 2, a table of the mass in the OOD regions · **reads** nothing · **time** quick 45 s, paper half an hour, each on one core
 """
 
 # %% tags=["bootstrap"]
@@ -287,6 +287,7 @@ x_train = {name: make(name, P.n, P.seed) for name in OUTLIERS}
 x_test = {name: make(name, 2000, P.seed + 1_000_000) for name in OUTLIERS}
 
 
+# %%
 def trained(name, how, outliers=None, tau=0.0):
     """The flow of Appendix A, trained by the same loop as every other flow here."""
     f = flow.vector_flow(2, blocks=8, hidden=P.hidden, layers=3, seed=P.seed)

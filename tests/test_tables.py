@@ -75,3 +75,9 @@ def test_wide_keeps_the_order_of_the_frame_and_names_what_is_missing():
     table = tables.wide(frame, ["method"], ["ood"])
     assert list(table.index) == ["ro", "mle"] and list(table.columns) == ["svhn", "isun"]
     assert table.loc["mle", "isun"] == "not run" and table.loc["ro", "svhn"] == "45.0 [43.0, 47.0]"
+
+
+def test_wide_groups_by_the_first_level():
+    frame = pd.concat([ours(method=m, score=s) for m in ("mle", "ro") for s in ("pz", "px")])
+    table = tables.wide(frame, ["score", "method"], ["ood"])
+    assert list(table.index) == [("pz", "mle"), ("pz", "ro"), ("px", "mle"), ("px", "ro")]
