@@ -60,9 +60,10 @@ def describe(profile: str) -> str:
     lines = [f"{'run':{width}}  state    step          loss    bits/dim  time"]
     for r in rows:
         steps = f"{r.step}/{r.steps}" if r.steps else "-"
-        left = f"{_minutes(r.seconds)}" if r.state == "done" else f"{_minutes(r.eta_s)} left"
+        spent = _minutes(r.seconds) if r.state == "done" else f"{_minutes(r.eta_s)} left"
         lines.append(
-            f"{r.run_id:{width}}  {r.state:8} {steps:12} {r.loss:8.4g} {r.bpd_id:9.3f}  {left if r.step else '-'}"
+            f"{r.run_id:{width}}  {r.state:8} {steps:12} {_number(r.loss):>8} {_number(r.bpd_id):>9}  "
+            f"{spent if r.step else '-'}"
         )
     counts = {
         state: sum(r.state == state for r in rows) for state in ("done", "running", "stopped", "waiting")
@@ -72,7 +73,14 @@ def describe(profile: str) -> str:
     each = sum(done) / len(done) if done else float("nan")
     left = sum(r.eta_s if r.step else each for r in todo)
     total = ", ".join(f"{n} {state}" for state, n in counts.items())
-    lines.append(f"{total}" + (f"; about {_minutes(left)} of training left" if todo and left == left else ""))
+    if todo:
+        known = (
+            f"about {_minutes(left)} of training left"
+            if left == left
+            else "time left unknown until one is done"
+        )
+        total += f"; {known}, for one worker"
+    lines.append(total)
     return "\n".join(lines)
 
 
@@ -93,6 +101,10 @@ def _is_locked(path: Any) -> bool:
         return True
     lock.release()
     return False
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.4g}"
 
 
 def _minutes(seconds: float) -> str:

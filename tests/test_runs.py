@@ -233,6 +233,19 @@ def test_divergence_stops_the_run_and_leaves_the_last_checkpoint(outputs):
     assert not (bad.folder / "metrics.json").exists()
 
 
+def test_every_process_on_a_machine_with_gpus_takes_a_free_one(outputs, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(runs, "_HELD", [])
+    chosen = runs.device.__wrapped__
+    assert [chosen(), chosen()] == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    runs._HELD[0].release()
+    assert chosen() == torch.device("cuda", 0)
+    for lock in runs._HELD:
+        lock.release()
+
+
 # --- grid, status, tables ----------------------------------------------------------------------------------
 
 
