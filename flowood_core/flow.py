@@ -157,6 +157,8 @@ class Flow(nn.Module):
                 f"expected a float tensor, got {x.dtype}; bytes go through flow.dequantise(x) first, "
                 "which scales them to [0, 1]"
             )
+        if len(x) == 0:
+            raise ValueError("expected at least one sample, got an empty batch")
         if tuple(x.shape[1:]) != self.shape or x.ndim != len(self.shape) + 1:
             raise ValueError(
                 f"expected x shaped (b, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}"

@@ -39,7 +39,6 @@ def grad_logp(log_prob: Callable[[Tensor], Tensor], x: Float[Tensor, "b ..."]) -
     return _gradient_norm(log_prob, x)
 
 
-@torch.no_grad()  # else the parameters of f would tie all iterations into one graph: memory, and twice the time
 def spectral(
     f: Callable[[Tensor], Tensor],
     x: Float[Tensor, "b ..."],
@@ -64,18 +63,24 @@ def spectral(
     if iterations < 1:
         raise ValueError(f"expected at least one iteration, got {iterations}")
     rng = rng if rng is not None else torch.Generator(x.device).manual_seed(0)
-    x = x.detach()
-    z, transposed = torch.func.vjp(f, x)
-    if not torch.isfinite(z).all():
-        raise ValueError(
-            "expected finite f(x), got nan or inf; check the flow on these inputs with flow.log_prob(x)"
-        )
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        z = f(x)
+        if not torch.isfinite(z).all():
+            raise ValueError(
+                "expected finite f(x), got nan or inf; check the flow on these inputs with flow.log_prob(x)"
+            )
+        # J^T u is linear in u, so its derivative by u in direction v is J v: both products come from two
+        # graphs that are built once, whatever the number of iterations
+        u = torch.zeros_like(z, requires_grad=True)
+        (jtu,) = torch.autograd.grad(z, x, u, create_graph=True)
     v = _normalise(torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype))[0]
     sigma = x.new_zeros(len(x))
     for _ in range(iterations):
-        _, jv = torch.func.jvp(f, (x,), (v,))
-        u, sigma = _normalise(jv)  # |J v| with |v| = 1
-        v = _normalise(transposed(u)[0])[0]
+        (jv,) = torch.autograd.grad(jtu, u, v, retain_graph=True)
+        direction, sigma = _normalise(jv)  # |J v| with |v| = 1
+        (back,) = torch.autograd.grad(z, x, direction, retain_graph=True)
+        v = _normalise(back)[0]
     return sigma
 
 

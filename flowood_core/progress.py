@@ -24,6 +24,8 @@ class Progress:
         self.total, self.label, self.n, self.start = total, label, start, start
         self.began = self.last = time.monotonic()
         self.mode = os.environ.get("FLOWOOD_PROGRESS") or ("bar" if _watched() else "lines")
+        if self.mode not in ("bar", "lines", "none"):
+            raise ValueError(f"expected FLOWOOD_PROGRESS to be bar, lines or none, got {self.mode!r}")
         self.bar = tqdm(total=total, initial=start, desc=label, leave=False) if self.mode == "bar" else None
 
     def update(self, n: int = 1, **facts: float) -> None:

@@ -32,9 +32,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pydantic
+import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model
 
 from flowood_core import datasets, metrics, paths, scores, train
 from flowood_core.complexity import codec_versions
@@ -280,11 +281,9 @@ def _train(spec: Spec, on: torch.device) -> None:
         label=label,
     )
     _write(spec.folder / "history.csv", _csv(history.rows))
-    model = spec.folder / "model.safetensors.part"
-    with _explained(model):
-        save_model(flow.cpu().eval(), str(model))
-        os.replace(model, spec.folder / "model.safetensors")
-    result = _evaluate(spec, data, flow.to(on))
+    weights = {name: tensor.cpu().contiguous() for name, tensor in flow.eval().state_dict().items()}
+    _write(spec.folder / "model.safetensors", safetensors.torch.save(weights))
+    result = _evaluate(spec, data, flow)
     result |= {
         "n_parameters": flow.n_parameters,
         "steps": settings.steps,
