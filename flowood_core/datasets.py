@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import os
+import io
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from flowood_core import paths
 from flowood_core.complexity import codec_versions, image_complexity
+from flowood_core.files import write_atomically
 
 __all__ = [
     "EMBEDDED",
@@ -190,9 +191,9 @@ def complexity_of(x: UInt8[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
     bpd = image_complexity(x)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.npy")
-        np.save(part, bpd.numpy(), allow_pickle=False)
-        os.replace(part, path)
+        buffer = io.BytesIO()
+        np.save(buffer, bpd.numpy(), allow_pickle=False)
+        write_atomically(path, buffer.getvalue())
     return bpd
 
 

@@ -5,9 +5,9 @@ The only room that knows matplotlib. A figure function draws: arrays and an axis
 
 import html
 import inspect
+import io
 import itertools
 import json
-import os
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flowood_core import paths
+from flowood_core.files import write_atomically
 
 __all__ = [
     "METHOD_COLOURS",
@@ -105,18 +106,17 @@ class Sheet:
         fig.text(0.995, -0.01, self.label, ha="right", va="top", fontsize=6, color="0.45")
         for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
             path = self._path("figures", name + suffix)
-            part = path.with_name(f".{path.stem}.part{suffix}")
-            fig.savefig(part, metadata=metadata)
-            os.replace(part, path)
+            buffer = io.BytesIO()
+            fig.savefig(buffer, format=suffix[1:], metadata=metadata)
+            write_atomically(path, buffer.getvalue())
             if suffix == ".png":
                 self._note(path, caption)
 
     def save_table(self, frame: pd.DataFrame, name: str, caption: str = "", index: bool = False) -> None:
         """Save as CSV under ``tables/``."""
         path = self._path("tables", f"{name}.csv")
-        part = path.with_name(f".{path.name}.part")
-        frame.to_csv(part, index=index, float_format="%.6g", lineterminator="\n")
-        os.replace(part, path)
+        text = frame.to_csv(index=index, float_format="%.6g", lineterminator="\n")
+        write_atomically(path, text.encode())
         self._note(path, caption)
 
     def finish(self, **facts: Any) -> None:
@@ -130,9 +130,7 @@ class Sheet:
             **facts,
         }
         path = self._path("notebooks", f"{self.notebook}.json")
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(manifest, indent=1, default=str))
-        os.replace(part, path)
+        write_atomically(path, json.dumps(manifest, indent=1, default=str).encode())
         print(f"{len(self.artefacts)} artefacts below {self.folder}, {manifest['seconds']} s:")
         for name in self.artefacts:
             print(" ", name)

@@ -39,6 +39,7 @@ from safetensors.torch import load_model
 
 from flowood_core import datasets, metrics, paths, scores, train
 from flowood_core.complexity import codec_versions
+from flowood_core.files import write_atomically
 from flowood_core.flow import Flow, densities, dequantise, image_flow
 from flowood_core.outliers import image as outliers
 
@@ -445,17 +446,8 @@ def _load_checkpoint(spec: Spec, on: torch.device) -> dict[str, Any] | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.part{os.getpid()}")
     with _explained(path):
-        try:
-            with temporary.open("wb") as f:
-                f.write(content)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_atomically(path, content)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from flowood_core.files import write_atomically
+
 if TYPE_CHECKING:
     import torch
 
@@ -199,12 +201,7 @@ class Threshold:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"format": _FORMAT, "orientation": _ORIENTATION} | asdict(self)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:

@@ -18,7 +18,7 @@ from flowood_core import paths
 ROOT = paths.repo_root()
 PACKAGE = ROOT / "flowood_core"
 ROWS = [  # a room imports from lower rows only; those that stand in none (grid, page, ...) are above them all
-    {"paths", "params", "progress"},
+    {"paths", "params", "progress", "files"},
     {"complexity", "metrics", "scores", "objective", "outliers", "lipschitz", "subnets"},
     {"flow", "feature_flows", "datasets", "encoders", "report"},
     {"train"},

@@ -191,7 +191,7 @@ def test_the_file_says_what_it_is(tmp_path):
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "gamma.json"
     Threshold(1.0).save(path)
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         Threshold(2.0).save(path)
     assert Threshold.load(path).gamma == 1.0 and list(tmp_path.iterdir()) == [path]
