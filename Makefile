@@ -40,8 +40,8 @@ reproduce: .venv/.ok ## every table and figure of PROFILE, by EXECUTOR; ends wit
 	@test -f $(REPORT) || { echo "The grid ended, but left no $(REPORT)."; exit 1; }
 	@echo "Report: $(REPORT)"
 
-status: .venv/.ok ## which runs of PROFILE are done, running or missing, and how long is left
-	@$(BIN)/python -m flowood_core.status $(PROFILE)
+status: .venv/.ok ## which runs of PROFILE are done, running or missing, and how long is left; also as a page
+	@$(BIN)/python -m flowood_core.page --status $(PROFILE)
 
 plan: .venv/.ok ## what `make reproduce` would do now, without doing it, and about how long it would take
 	@$(BIN)/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(EXECUTOR) --config profile=$(PROFILE) --dry-run --quiet all || true

@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 
 from flowood_core import params, paths, status
+from flowood_core.files import write_atomically
 
-__all__ = ["bind"]
+__all__ = ["bind", "bind_status"]
 
 STYLE = """
 :root { color-scheme: light; }
@@ -50,10 +51,21 @@ def bind(profile: str) -> Path:
     out = folder / "report"
     shutil.rmtree(out, ignore_errors=True)
     (out / "files").mkdir(parents=True)
+    bind_status(profile)
     body = [_head(profile, manifests), *[_section(m, folder, out) for m in manifests], _runs(profile)]
     page = _page(f"flowood: {profile} profile", "\n".join(body))
     (out / "index.html").write_text(page, encoding="utf-8")
     return out / "index.html"
+
+
+def bind_status(profile: str) -> Path:
+    """Write ``report/status.html``, where a grid stands now, and return its path; works while the grid runs."""
+    path = paths.profile_dir(profile) / "report" / "status.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = '<nav><a href="index.html">report</a></nav>' if (path.parent / "index.html").exists() else ""
+    body = f"<h1>flowood</h1>{report}{_runs(profile)}"
+    write_atomically(path, _page(f"flowood: {profile} profile, status", body).encode())
+    return path
 
 
 def _head(profile: str, manifests: list[dict[str, Any]]) -> str:
@@ -178,7 +190,13 @@ def _page(title: str, body: str, style: str = "") -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("profile", nargs="?", default="quick", choices=params.profiles())
-    print(bind(parser.parse_args().profile))
+    parser.add_argument(
+        "--status", action="store_true", help="only where the grid stands, also while it runs"
+    )
+    arguments = parser.parse_args()
+    if arguments.status:
+        print(status.describe(arguments.profile))
+    print((bind_status if arguments.status else bind)(arguments.profile))
 
 
 if __name__ == "__main__":

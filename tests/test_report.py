@@ -116,3 +116,9 @@ def test_the_page_holds_every_artefact_and_reads_offline(sheet, tmp_path):
 )
 def test_formulas_become_mathml_and_code_stays(latex, wanted):
     assert wanted in page.mathml(latex)
+
+
+def test_the_status_page_can_be_written_before_anything_has_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    text = page.bind_status("smoke").read_text()
+    assert "waiting" in text and "7 waiting" in text and "index.html" not in text
