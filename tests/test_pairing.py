@@ -114,3 +114,13 @@ def test_notebooks_made_anew_are_the_same_to_the_byte(tmp_path):
     committed = {p.name: p.read_bytes() for p in NOTEBOOKS}
     stale = [p.stem for p in made if p.read_bytes() != committed.get(p.name)]
     assert not stale, f"run `make notebooks`; changed: {stale}"
+
+
+@pytest.mark.parametrize("profile", params.profiles())
+@each_source
+def test_every_profile_gives_every_notebook_all_its_parameters(source, profile):
+    cell = next(c for c in jupytext.read(source).cells if "parameters" in c.metadata.get("tags", ()))
+    namespace = {"In": [cell.source]}
+    exec(cell.source, namespace)
+    namespace["profile"] = profile
+    assert params.check(namespace, notebook=source.stem).profile == profile

@@ -16,7 +16,7 @@ import torch
 from kill_driver import spec
 from safetensors.torch import load_file
 
-from flowood_core import datasets, grid, runs, status, tables, train
+from flowood_core import datasets, grid, params, runs, status, tables, train
 
 DRIVER = Path(__file__).with_name("kill_driver.py")
 KILLS = int(os.environ.get("FLOWOOD_KILLS", "20"))
@@ -278,7 +278,7 @@ def test_a_locked_run_is_running(outputs):
 
 
 def test_every_profile_has_a_grid_of_runs_that_can_be():
-    for profile in ("quick",):
+    for profile in params.profiles():
         found = grid.by_run_id(profile)
         assert found and all(s.profile == profile for s in found.values())
         for table in grid.tables(profile):
