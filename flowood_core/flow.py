@@ -216,7 +216,7 @@ def dequantise(
     """Bytes to [0, 1]: (x + u) / 256 with u uniform when `rng` is given, else the bin's centre u = 1/2.
 
     Training needs the noise: on bare integers a density can grow without bound. Scoring uses the centre,
-    so that a score is a function of the image alone (facts A11).
+    so that a score is a function of the image alone (DECISIONS.md A11).
     """
     if x.dtype != torch.uint8:
         raise TypeError(f"expected uint8 values 0..255, got {x.dtype}")
@@ -253,7 +253,7 @@ def draw_permutations(channels: int, blocks: int, rng: np.random.Generator) -> l
     """Permutations for `blocks` coupling blocks that let every channel be transformed and be passive.
 
     A block transforms the last channels//2 of its inputs. With three channels and free random
-    permutations about one flow in nine never transforms some colour at all (facts 0.10); here the whole
+    permutations about one flow in nine never transforms some colour at all (DECISIONS.md A8); here the whole
     set is drawn again until each channel has been transformed at least twice (once, where fewer blocks
     than that exist), and conditions a block at least once.
     """

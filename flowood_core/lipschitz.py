@@ -48,7 +48,7 @@ def spectral(
 ) -> Float[Tensor, " b"]:
     """sigma_max(dz/dx) for each sample, by power iteration on J^T J.
 
-    Give the inverse map and z instead to get 1 / sigma_min: the local constant of f^-1 (facts A31).
+    Give the inverse map and z instead to get 1 / sigma_min: the local constant of f^-1 (DECISIONS.md A31).
 
     Args:
         f: map x -> z, sample by sample.

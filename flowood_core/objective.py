@@ -68,7 +68,7 @@ def loss_total(
 
     The paper balances the terms by the probability of drawing an outlier "instead of utilizing weights".
     That sentence is true only of this sum: two means would each weigh one half whatever the
-    probability (facts A12).
+    probability (DECISIONS.md A12).
 
     Args:
         log_px: log-density of every sample of the batch, in nats.

@@ -289,7 +289,7 @@ def _train(spec: Spec, on: torch.device) -> None:
         "n_parameters": flow.n_parameters,
         "steps": settings.steps,
         "seconds": {"training": history.rows[-1]["seconds"], "this_process": time.monotonic() - began},
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": _peak_memory_mb(),
         "device": str(on),
         "provenance": provenance(),
     }
@@ -317,6 +317,11 @@ class _Data:
             pool = datasets.mixed_pool(sets, round(spec.ro_share * len(x)), seed=spec.seed)
             facts = [s.facts() for s in sets]
         return cls(x, test, pool, facts)
+
+    def seen(self) -> dict[str, int]:
+        """Per test set, how many images are byte for byte among those trained on, as ID or as real outliers."""
+        trained = {image.tobytes() for x in (self.train.x, self.pool) if x is not None for image in x.numpy()}
+        return {name: sum(i.tobytes() in trained for i in s.x.numpy()) for name, s in self.test.items()}
 
 
 def _method(spec: Spec, data: _Data, on: torch.device) -> Callable[..., torch.Tensor] | None:
@@ -373,6 +378,7 @@ def _evaluate(spec: Spec, data: _Data, flow: Flow) -> dict[str, Any]:
             }
             for name, a in arrays.items()
         },
+        "test_images_seen_in_training": data.seen(),
         "data": [data.train.facts(), *[s.facts() for s in data.test.values()], *data.pool_facts],
     }
 
@@ -469,6 +475,11 @@ def _csv(rows: list[dict[str, float]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue().encode()
+
+
+def _peak_memory_mb() -> float:
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _git(*args: str) -> str | None:

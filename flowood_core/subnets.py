@@ -17,7 +17,7 @@ def conv3x3(hidden: int = 64) -> SubnetConstructor:
     ReLU after the last layer: it predicts log-scales and shifts, which need both signs.
 
     Args:
-        hidden: channels between the two layers; the paper names none, 64 is our reading (facts A10).
+        hidden: channels between the two layers; the paper names none, 64 is our reading (DECISIONS.md A10).
     Returns:
         A constructor ``(c_in, c_out) -> module`` mapping (b, c_in, h, w) to (b, c_out, h, w).
     """

@@ -330,5 +330,5 @@ r"""
 - Blur is the step that aims at complexity, and its radius can be calibrated to the ID set instead of guessed; the table says what the augmentations do to it.
 - A small share of the outliers are nearly ID images; the paper does not exclude them, so they are counted, not removed.
 
-Not reproduced here: the text outliers of section 2.2.2 and Table 11, which come with `03_3_text`, and Fig. 9 (chest X-rays), made in `03_2_high_dimensional`; in the quick profile Figs 7 and 8 show other images than the paper's. Next: `02_3_learning_objective`.
+Not reproduced here: the text outliers of section 2.2.2 and Table 11, and Fig. 9 (chest X-rays), whose notebooks `03_3_text` and `03_2_high_dimensional` are still to come; in the quick profile Figs 7 and 8 show other images than the paper's. Next: `02_3_learning_objective`.
 """

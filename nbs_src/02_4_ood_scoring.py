@@ -60,7 +60,7 @@ report.show_source(scores.score_nll_px)
 r"""
 > $$\mathcal S_{\mathrm{comp}}(\mathbf x) = \mathcal S_{\mathrm{nll}}(\mathbf x) - C(\mathbf x) \tag{5}$$
 
-$C$ is in bits per dimension. In total nats the first term would swamp it (its spread is hundreds of nats), so both sides are taken per dimension: nats with `pz`, as the literal formula has it, bits with `px`, where the difference is a code length.
+$C$ is in bits per dimension. In total nats the first term would swamp it (the table below has the spreads), so both sides are taken per dimension: nats with `pz`, as the literal formula has it, bits with `px`, where the difference is a code length.
 """
 
 # %%
@@ -172,7 +172,7 @@ sheet.finish(runs=[run.spec.run_id])
 # %% [markdown]
 r"""
 ## Summary
-- Two likelihood scores share the paper's symbol; they can disagree by tens of points on the same flow, so every table names which one it shows.
+- Two likelihood scores share the paper's symbol; they can disagree on the same flow, so every table names which one it shows.
 - Eq. (5) needs a unit; with both sides per dimension it is a code length minus a code length, and is to be read beside −C alone.
 - A threshold is fitted on ID data, kept apart from the model, and judged on data it has not seen. Next: `03_1_benchmark_images`.
 """

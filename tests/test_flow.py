@@ -362,7 +362,7 @@ def test_coverage_holds_for_any_size(channels, blocks, seed):
 
 
 def test_no_seed_leaves_a_colour_untouched():
-    """Free permutations do, for about one seed in nine (facts 0.10); the oracle sees them."""
+    """Free permutations do, for about one seed in nine (DECISIONS.md A8); the oracle sees them."""
     rngs = [np.random.default_rng(seed) for seed in range(300)]
     free = [times_transformed([rng.permutation(3) for _ in range(8)]) for rng in rngs]
     assert 0.05 < np.mean([min(times.values()) == 0 for times in free]) < 0.2

@@ -108,6 +108,13 @@ def test_provenance_names_commit_versions_machine_and_data(undisturbed):
     assert all(re.fullmatch(r"[0-9a-f]{64}", d["sha256"]) for d in data)
 
 
+def test_a_run_counts_test_images_that_it_was_trained_on(undisturbed):
+    assert undisturbed.metrics["test_images_seen_in_training"] == {"photo": 0, "digits": 0}
+    x = datasets.load("photo", "train").first(5)
+    leaky = runs._Data(x, {"photo": x.first(3), "digits": datasets.load("digits", "test").first(2)}, None, [])
+    assert leaky.seen() == {"photo": 3, "digits": 0}
+
+
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"method": "mle"}, {"lr": 2e-3}, {"hidden": 9}, {"ood": ["smooth"]}, {"tau": 1.0}]
 )

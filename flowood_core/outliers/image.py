@@ -47,7 +47,7 @@ def gaussian_blur(x: Images, radius: float = 1.0, *, engine: str = "auto") -> Im
     Three extended box filters along each axis stand for the Gaussian, the edge pixel is repeated beyond
     the border, and each of the six passes rounds to 8 bits. `radius` is close to the standard deviation
     in pixels. That the paper blurs with Pillow is an inference from its Table 7: radius 1 gives the
-    printed complexity 5.04, a 3 x 3 kernel 5.4 (facts 0.4).
+    printed complexity 5.04, a 3 x 3 kernel 5.4.
 
     Args:
         x: 8-bit images.
@@ -143,7 +143,7 @@ def cutpaste(
     """CutPaste: a rectangle of the image itself, pasted at another integer position of it.
 
     The paper names the method only; this is its "normal" variant with the ranges of Li et al. and
-    without colour jitter (facts A16). Source and target never coincide unless the patch is the whole
+    without colour jitter (DECISIONS.md A16). Source and target never coincide unless the patch is the whole
     image; the usual code draws them independently.
 
     Args:
@@ -191,7 +191,7 @@ def cutmix(x: Images, partner: Images | None = None, *, rng: torch.Generator, al
 
     lambda ~ Beta(alpha, alpha); the half-sides are sqrt(1 - lambda) / 2 of the image's, rounded down, the
     centre is uniform, the rectangle is clipped at the border. lambda near 1 leaves the image (nearly) as it
-    was, which the paper does not exclude: see `count_near_identity` (facts A17).
+    was, which the paper does not exclude: see `count_near_identity` (DECISIONS.md A17).
 
     Args:
         x: 8-bit images.
@@ -222,7 +222,7 @@ def _cut(x: Images, partner: Images, top: Draws, left: Draws, height: Draws, wid
 def mixup(x: Images, partner: Images | None = None, *, rng: torch.Generator, alpha: float = 1.0) -> Images:
     """MixUp: lambda x + (1 - lambda) partner, rounded to 8 bits, with lambda ~ Beta(alpha, alpha).
 
-    lambda near 0 or 1 leaves an ID image: see `count_near_identity` (facts A17).
+    lambda near 0 or 1 leaves an ID image: see `count_near_identity` (DECISIONS.md A17).
 
     Args:
         x: 8-bit images.
@@ -295,7 +295,7 @@ def ccm_gaussian(
     Args:
         x, partner, rng, alpha: as in `cutmix`.
         radius: of the blur, see `gaussian_blur`.
-        mode: how the paper's phrase is read (facts A14). "at_least_one": a fair coin for each of the two,
+        mode: how the paper's phrase is read (DECISIONS.md A14). "at_least_one": a fair coin for each of the two,
             tossed again when both say no, hence blur only, CCM only and both with 1/3 each. "independent":
             the coins as they fall; a quarter of the outliers are untouched ID images. "always_both".
     Returns:
@@ -392,7 +392,7 @@ def calibrate_blur(
     """The radius at which blur leaves the share `target` of the complexity C(x), by bisection.
 
     The paper gives radius 1 for 32 x 32 and asks to tune it "carefully" without saying how. Radius 1 leaves
-    .747 of the complexity of CIFAR-10 but is invisible at 256 x 256; the share carries over (facts A15).
+    .747 of the complexity of CIFAR-10 but is invisible at 256 x 256; the share carries over (DECISIONS.md A15).
 
     Args:
         x: 8-bit ID images; some hundreds are enough.
@@ -440,7 +440,7 @@ def calibrate_blur(
 
 
 def count_near_identity(x: Images, x_out: Images, max_abs: float = 1.0) -> float:
-    """Share of outliers that are (nearly) the ID image they were made from (facts A17).
+    """Share of outliers that are (nearly) the ID image they were made from (DECISIONS.md A17).
 
     Args:
         x: 8-bit ID images.
