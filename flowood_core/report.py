@@ -34,11 +34,14 @@ __all__ = [
     "draw_boxes",
     "draw_complexity_vs_likelihood",
     "draw_complexity_vs_radius",
+    "draw_curve",
     "draw_density",
     "draw_distributions",
     "draw_gallery",
+    "draw_heat",
     "draw_histograms",
     "figure",
+    "second_axis",
     "show_source",
     "start",
 ]
@@ -271,6 +274,46 @@ def draw_complexity_vs_radius(
     ax.fill_between(radii, low, high, color=colour, alpha=0.2, lw=0, label="80 % of the images")
     ax.plot(radii, [np.mean(v) for v in values], "o-", color=colour, ms=4, label="mean")
     ax.set(xlabel="radius of the blur [pixels]", ylabel=r"$C(\mathbf{x}')$ [bits/dim]")
+    return ax
+
+
+def draw_curve(
+    ax: Axes, points: pd.DataFrame, *, x: str, colour: str, label: str, level: float | None = None
+) -> Axes:
+    """Fig. 6: value with its interval against a column, and a dashed level to compare with.
+
+    Args:
+        points: columns `x`, value, low, high (nan where there is no interval), in the order to join.
+    """
+    reach = np.stack([points["value"] - points["low"], points["high"] - points["value"]])
+    ax.errorbar(
+        points[x], points["value"], np.nan_to_num(reach).clip(0), fmt="o-", ms=4, lw=1.4, capsize=2,
+        color=colour, label=label,
+    )  # fmt: skip
+    if level is not None:
+        ax.axhline(level, color=colour, lw=1, ls="--")
+    return ax
+
+
+def second_axis(ax: Axes, x: Sequence[float], values: Sequence[float], *, label: str) -> Axes:
+    """A second quantity over the same x, in grey on the right, behind the first."""
+    right = ax.twinx()
+    right.plot(x, values, "s:", ms=3, lw=1, color="0.6", zorder=0)
+    right.set_ylabel(label, color="0.45")
+    right.tick_params(axis="y", colors="0.45")
+    right.spines["right"].set_visible(True)
+    right.grid(False)
+    return right
+
+
+def draw_heat(ax: Axes, frame: pd.DataFrame, *, label: str) -> Axes:
+    """A table of percents as colours, with the numbers in the cells; empty cells stay white."""
+    sns.heatmap(
+        frame, ax=ax, annot=True, fmt=".1f", cmap="cividis", vmin=40, vmax=100, linewidths=1,
+        cbar_kws={"label": label}, annot_kws={"size": 8},
+    )  # fmt: skip
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(axis="both", length=0)
     return ax
 
 

@@ -6,7 +6,8 @@ A run is a `Spec` with a stable id and a folder ``outputs/<profile>/runs/<id>/``
     checkpoint.ckpt    where a killed run continues (and checkpoint.previous.ckpt behind it)
     model.safetensors  the trained flow, without pickles
     history.csv        what training measured
-    scores.npz         log p_Z, log p_X and C(x) of every test image
+    scores.npz         log p_Z, log p_X and C(x) of every test image, and of some training images ("train")
+                       and outliers made of them ("synthetic"), on which scores and thresholds are fitted
     metrics.json       metrics with intervals and provenance; written last, its presence means "done"
 """
 
@@ -42,6 +43,7 @@ from flowood_core.complexity import codec_versions
 from flowood_core.files import write_atomically
 from flowood_core.flow import Flow, densities, dequantise, image_flow
 from flowood_core.outliers import image as outliers
+from flowood_core.outliers.simplify import ccm_simplify
 
 __all__ = ["Run", "RunError", "Spec", "build_flow", "device", "provenance", "run_or_load"]
 
@@ -64,7 +66,7 @@ class Spec(pydantic.BaseModel):
 
     profile: str = "quick"
     id: str
-    method: Literal["mle", "ro", "gaussian", "ccm", "ccm_gaussian"]
+    method: Literal["mle", "ro", "gaussian", "ccm", "ccm_gaussian", "ccm_simplify"]
     seed: pydantic.NonNegativeInt = 0
     ood: tuple[str, ...] = ()
     n_train: pydantic.PositiveInt | None = None
@@ -93,11 +95,17 @@ class Spec(pydantic.BaseModel):
     combine: Literal["at_least_one", "always_both", "independent"] = "at_least_one"
     ro_pool: tuple[str, ...] = ()
     ro_share: float = 0.1
+    mutation: float = pydantic.Field(0.0, ge=0, le=1)
 
     @property
     def run_id(self) -> str:
-        """Readable part and a hash of every field: the same spec has the same id on any machine."""
-        canonical = json.dumps({"format": FORMAT, **self.model_dump(mode="json")}, sort_keys=True)
+        """Readable part and a hash of the fields: the same spec has the same id on any machine.
+
+        Fields at their default stay out, so that a field added later leaves the ids of finished runs alone;
+        a default that is changed later is noticed when a run is read, by its whole spec.
+        """
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        canonical = json.dumps({"format": FORMAT, **fields}, sort_keys=True)
         return f"{self.id}-{self.method}-s{self.seed}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
     @property
@@ -310,6 +318,9 @@ class _Data:
     @classmethod
     def of(cls, spec: Spec) -> "_Data":
         x = datasets.load(spec.id, "train").first(spec.n_train)
+        if spec.mutation:
+            rng = torch.Generator().manual_seed(spec.seed)
+            x = dataclasses.replace(x, x=outliers.mutate(x.x, spec.mutation, rng=rng))
         test = {name: datasets.load(name, "test").drawn(spec.n_test, 0) for name in (spec.id, *spec.ood)}
         pool, facts = None, []
         if spec.method == "ro":
@@ -333,6 +344,8 @@ def _method(spec: Spec, data: _Data, on: torch.device) -> Callable[..., torch.Te
         return functools.partial(outliers.gaussian, radius=spec.blur_radius)
     if spec.method == "ccm":
         return functools.partial(outliers.ccm, alpha=spec.alpha)
+    if spec.method == "ccm_simplify":
+        return functools.partial(ccm_simplify, alpha=spec.alpha, mode=spec.combine)
     return functools.partial(
         outliers.ccm_gaussian, radius=spec.blur_radius, alpha=spec.alpha, mode=spec.combine
     )
@@ -345,12 +358,15 @@ def _settings(spec: Spec, n: int) -> train.Settings:
 
 
 def _evaluate(spec: Spec, data: _Data, flow: Flow) -> dict[str, Any]:
-    arrays = {}
-    for name, s in data.test.items():
-        log_pz, log_px = densities(flow, s.x)
-        arrays[name] = {"log_pz": log_pz, "log_px": log_px, "complexity": datasets.complexity_of(s.x).numpy()}
+    def measure(x: torch.Tensor) -> dict[str, np.ndarray]:
+        log_pz, log_px = densities(flow, x)
+        return {"log_pz": log_pz, "log_px": log_px, "complexity": datasets.complexity_of(x).numpy()}
+
+    arrays = {name: measure(s.x) for name, s in data.test.items()}
+    fitting = {name: measure(x) for name, x in _fitting_images(spec, data).items()}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{f"{n}/{q}": a for n, of in arrays.items() for q, a in of.items()})
+    stored = arrays | fitting
+    np.savez_compressed(buffer, **{f"{n}/{q}": a for n, of in stored.items() for q, a in of.items()})
     _write(spec.folder / "scores.npz", buffer.getvalue())
 
     by_score = {
@@ -383,6 +399,16 @@ def _evaluate(spec: Spec, data: _Data, flow: Flow) -> dict[str, Any]:
     }
 
 
+def _fitting_images(spec: Spec, data: _Data) -> dict[str, torch.Tensor]:
+    x = data.train.drawn(spec.n_test or 1000, 1).x
+    partner = data.train.drawn(spec.n_test or 1000, 2).x
+    rng = torch.Generator().manual_seed(spec.seed)
+    method = _method(spec, data, torch.device("cpu"))
+    if spec.method in ("mle", "ro"):  # they make no outliers of ID images; real ones are not for fitting scores
+        method = outliers.ccm_gaussian
+    return {"train": x, "synthetic": method(x, partner, rng=rng)}
+
+
 # --- files ---------------------------------------------------------------------------------------------------
 
 
@@ -397,9 +423,17 @@ def _read(spec: Spec) -> Run | None:
             f"{path} is not whole JSON and is taken for a run that was never finished", stacklevel=3
         )
         return None
-    if content.get("spec") != spec.model_dump(mode="json"):
+    if not _same(content.get("spec"), spec):
         raise RunError(f"{path} belongs to another spec; move the folder away and start again")
     return Run(spec, spec.folder, content)
+
+
+def _same(stored: Any, spec: Spec) -> bool:
+    # a field that did not exist when the run was made has its default
+    try:
+        return Spec.model_validate(stored) == spec
+    except pydantic.ValidationError:
+        return False
 
 
 @contextmanager

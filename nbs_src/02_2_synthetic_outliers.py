@@ -205,7 +205,7 @@ CCM is one of the three, each with probability 1/3. For the sentence above there
 # %%
 report.show_source(outliers.ccm)
 report.show_source(outliers.ccm_gaussian)
-report.show_source(outliers._coins)
+report.show_source(outliers.coins)
 
 # %% [markdown]
 r"""
@@ -216,7 +216,7 @@ r"""
 n = 30_000
 counts = {}
 for mode in ("at_least_one", "independent", "always_both"):
-    is_augmented, is_blurred = outliers._coins(mode, n, rng, x.device)
+    is_augmented, is_blurred = outliers.coins(mode, n, rng, x.device)
     case = 2 * is_augmented.int() + is_blurred.int()
     counts[mode] = torch.bincount(case, minlength=4).div(n).tolist()
 counts = pd.DataFrame(counts, index=["untouched", "blur only", "CCM only", "both"]).T

@@ -30,6 +30,7 @@ __all__ = [
     "gaussian",
     "gaussian_blur",
     "mixup",
+    "mutate",
     "real_outliers",
 ]
 
@@ -204,7 +205,7 @@ def cutmix(x: Images, partner: Images | None = None, *, rng: torch.Generator, al
         TypeError, ValueError: not 8-bit images, shapes differ, no partner for a single image, alpha <= 0.
     Source: paper section 2.2.1; Yun et al. (2019).
     """
-    partner = _partner(x, partner)
+    partner = partner_of(x, partner)
     b, _, h, w = x.shape
     half = 0.5 * (1 - _beta(alpha, b, rng, x.device)).sqrt()
     half_height, half_width = (half * h).long(), (half * w).long()
@@ -235,7 +236,7 @@ def mixup(x: Images, partner: Images | None = None, *, rng: torch.Generator, alp
         TypeError, ValueError: not 8-bit images, shapes differ, no partner for a single image, alpha <= 0.
     Source: paper section 2.2.1; Zhang et al. (2017).
     """
-    partner = _partner(x, partner)
+    partner = partner_of(x, partner)
     return _mix(x, partner, _beta(alpha, len(x), rng, x.device))
 
 
@@ -261,7 +262,7 @@ def ccm(x: Images, partner: Images | None = None, *, rng: torch.Generator, alpha
         TypeError, ValueError: as in `cutmix`.
     Source: paper section 2.2.1, "randomly employing one of three techniques".
     """
-    partner = _partner(x, partner)
+    partner = partner_of(x, partner)
     b = len(x)
     which = torch.randint(3, (b,), generator=rng, device=x.device)
     made = torch.stack(
@@ -304,13 +305,13 @@ def ccm_gaussian(
         TypeError, ValueError: as in `cutmix` and `gaussian_blur`; unknown mode.
     Source: paper section 2.2.1.
     """
-    partner = _partner(x, partner)
-    is_augmented, is_blurred = _coins(mode, len(x), rng, x.device)
+    partner = partner_of(x, partner)
+    is_augmented, is_blurred = coins(mode, len(x), rng, x.device)
     x_aug = torch.where(is_augmented.view(-1, 1, 1, 1), ccm(x, partner, rng=rng, alpha=alpha), x)
     return torch.where(is_blurred.view(-1, 1, 1, 1), gaussian_blur(x_aug, radius), x_aug)
 
 
-def _coins(mode: str, n: int, rng: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+def coins(mode: str, n: int, rng: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
     """Whether each image is augmented, and whether it is blurred."""
     if mode == "at_least_one":
         case = torch.randint(3, (n,), generator=rng, device=device)
@@ -348,6 +349,26 @@ def _draw_real(pool: Images, x: Images, partner: Images | None = None, *, rng: t
             f"on {pool.device}; resize the pool, or move it with pool.to(x.device)"
         )
     return pool[torch.randint(len(pool), (len(x),), generator=rng, device=x.device)]
+
+
+def mutate(x: Images, rate: float, *, rng: torch.Generator) -> Images:
+    """Replace a share of the values by uniform grey levels: training data of a background flow, no outliers.
+
+    What survives is the background, local statistics without the object. Used by
+    `neighbours.likelihood_ratio`.
+
+    Args:
+        x: 8-bit images.
+        rate: probability that a value is replaced, in [0, 1].
+        rng: generator on the device of x.
+    Source: Ren et al. (2019), who mutate 10 to 30 % of the pixels.
+    """
+    _check_images(x)
+    if not 0 <= rate <= 1:
+        raise ValueError(f"expected a mutation rate in [0, 1], got {rate}; Ren et al. use 0.1 to 0.3")
+    chosen = torch.rand(x.shape, generator=rng, device=x.device) < rate
+    noise = torch.randint(0, 256, x.shape, generator=rng, device=x.device, dtype=torch.uint8)
+    return torch.where(chosen, noise, x)
 
 
 METHODS: dict[str, Callable[..., Tensor] | None] = {
@@ -496,7 +517,7 @@ def _beta(alpha: float, n: int, rng: torch.Generator, device: torch.device) -> F
     return torch.sigmoid(log_g[0] - log_g[1])
 
 
-def _partner(x: Images, partner: Images | None) -> Images:
+def partner_of(x: Images, partner: Images | None) -> Images:
     _check_images(x)
     if partner is not None:
         _check_images(partner)
