@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowood_core import objective
+from flowood_core import engine, objective
 from flowood_core.flow import dequantise
 from flowood_core.progress import track
 
@@ -131,7 +131,7 @@ def fit(
     levels = 256 if x.dtype == torch.uint8 else 1
     began = last_saved = time.monotonic()
     flow.train()
-    with track(settings.steps, label, start) as progress:
+    with engine.fused(), track(settings.steps, label, start) as progress:
         for step in range(start, settings.steps):
             batch, is_outlier = draw_batch(x, outliers, step, batch_size, settings)
             optimizer.zero_grad(set_to_none=True)

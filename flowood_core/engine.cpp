@@ -1,0 +1,805 @@
+// One coupling block of the image flow, forward and backward, for one sample at a time.
+//
+// Every plane (channel) of a sample lies flat with pitch w + 1: pixel (y, x) is at y (w + 1) + x, the extra
+// column and a margin before and after are zero. A 3x3 convolution is then nine shifts of one flat array, for
+// any h and w, and every loop runs over pixels in vectors. With s(dy, dx) = (dy - 1)(w + 1) + dx - 1, k = (i, dy, dx)
+// and j = (o, dy, dx) the subnet is, with q over pixels,
+//
+//     U[k, q] = x[i, q + s]                                   (shifted loads, never stored in float32)
+//     h[c, q] = relu(b1[c] + sum_k W1[c, k] U[k, q])          (0 outside the image)
+//     P[j, q] = sum_c W2[o, c, dy, dx] h[c, q],               a[o, q] = b2[o] + sum_{dy, dx} P[j, q + s]
+//
+// and backward, with g = dL/da,
+//
+//     G[j, q] = g[o, q - s],        dh = [h > 0] W2^T G,      dU = W1^T dh,   dx[i, q] = sum_{dy, dx} dU[k, q - s]
+//     dW1[c, k] = sum_q dh[c, q] U[k, q],                     dW2[j, c] = sum_q G[j, q] h[c, q]
+//
+// Hidden values are computed again in backward and never leave the cache. Sums run in a fixed order for a given
+// number of threads.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <thread>
+#include <vector>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+// L floats in a vector; blocks of R <= ROWS rows times T vectors of pixels stay in registers
+#if defined(__AVX512F__)
+constexpr int L = 16, ROWS = 9, T = 3, WROWS = 6;
+#elif defined(__AVX__)
+constexpr int L = 8, ROWS = 4, T = 3, WROWS = 3;
+#elif defined(__aarch64__)
+constexpr int L = 4, ROWS = 8, T = 3, WROWS = 6;
+#else
+constexpr int L = 4, ROWS = 4, T = 3, WROWS = 3;
+#endif
+constexpr int WCOLS = 4;
+constexpr int TILE = T * L;
+
+typedef float V __attribute__((vector_size(4 * L)));
+typedef int32_t VI __attribute__((vector_size(4 * L)));
+typedef float VU __attribute__((vector_size(4 * L), aligned(4), may_alias));
+typedef int32_t VIU __attribute__((vector_size(4 * L), aligned(4), may_alias));
+
+#define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
+
+INLINE V load(const float* p) { return *reinterpret_cast<const VU*>(p); }
+INLINE VI load(const int32_t* p) { return *reinterpret_cast<const VIU*>(p); }
+INLINE void store(float* p, V v) { *reinterpret_cast<VU*>(p) = v; }
+INLINE V splat(float a) { return a - V{}; }
+INLINE V keep(VI mask, V v) { return (V)(mask & (VI)v); }
+// comparisons are written so that nan stays nan: a diverged training has to be seen
+INLINE V relu(V v) { return keep(~(v < V{}), v); }
+INLINE V pick(VI mask, V a, V b) { return (V)((mask & (VI)a) | (~mask & (VI)b)); }
+
+// exp(x) for |x| <= 80, relative error 2e-7: 2^n times a polynomial on |r| <= log(2) / 2
+INLINE V exp_(V x) {
+    x = pick(x > splat(80.f), splat(80.f), pick(x < splat(-80.f), splat(-80.f), x));
+    const V magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+    V t = x * 1.44269504f + magic;
+    V n = t - magic;
+    V r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    V p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.f;
+    VI e = ((VI)t - (VI)magic + 127) << 23;
+    return p * (V)e;
+}
+
+// tanh(x): a ratio of polynomials, exact to a few units in the last place, constant where float32 says +-1
+INLINE V tanh_(V x) {
+    const V end = splat(7.90531110763549805f);
+    x = pick(x > end, end, pick(x < -end, -end, x));
+    V x2 = x * x;
+    V p = splat(-2.76076847742355e-16f);
+    p = p * x2 + 2.00018790482477e-13f;
+    p = p * x2 + -8.60467152213735e-11f;
+    p = p * x2 + 5.12229709037114e-08f;
+    p = p * x2 + 1.48572235717979e-05f;
+    p = p * x2 + 6.37261928875436e-04f;
+    p = p * x2 + 4.89352455891786e-03f;
+    V q = splat(1.19825839466702e-06f);
+    q = q * x2 + 1.18534705686654e-04f;
+    q = q * x2 + 2.26843463243900e-03f;
+    q = q * x2 + 4.89352518554385e-03f;
+    return x * p / q;
+}
+
+float sum(V v) {
+    float total = 0;
+    for (int l = 0; l < L; l++) total += v[l];
+    return total;
+}
+
+int up(int n, int to) { return (n + to - 1) / to * to; }
+
+// ---- shapes and weights
+
+struct Shape {
+    int b, c, h, w, hidden;
+    bool half;
+    int c1, c2, in, out;          // passive and transformed channels; channels into and out of the subnet
+    int K, J, pitch, n, margin, S;  // n: pixels of a plane, up to whole tiles; S: distance of two planes
+    std::vector<int> u, g, rows, tile_rows;  // offsets of the rows of U in x, of G in g, of planes, of one tile
+    std::vector<int32_t> inside;  // -1 where a flat position is a pixel
+
+    Shape(const int64_t* d) {
+        b = d[0], c = d[1], h = d[2], w = d[3], hidden = d[4], half = d[5];
+        c2 = c / 2, c1 = c - c2, in = c1, out = 2 * c2;
+        K = 9 * in, J = 9 * out, pitch = w + 1;
+        n = up(h * pitch, 2 * TILE);
+        margin = up(pitch + 1, 2 * L), S = n + 2 * margin;
+        for (int i = 0; i < in; i++)
+            for (int s : shifts()) u.push_back(i * S + s);
+        for (int o = 0; o < out; o++)
+            for (int s : shifts()) g.push_back(o * S - s);
+        for (int r = 0; r < std::max({K, J, hidden}); r++) rows.push_back(r * S), tile_rows.push_back(r * TILE);
+        inside.assign(n, 0);
+        for (int y = 0; y < h; y++)
+            for (int x = 0; x < w; x++) inside[y * pitch + x] = -1;
+    }
+    std::vector<int> shifts() const {
+        std::vector<int> s;
+        for (int dy = -1; dy <= 1; dy++)
+            for (int dx = -1; dx <= 1; dx++) s.push_back(dy * pitch + dx);
+        return s;
+    }
+};
+
+// A matrix (rows, k) cut into blocks of rows, stored [block][k][row]: the order in which `product` reads it.
+// A block has `unit` rows times a number that differs by one at most, so that none is much thinner than the others.
+struct Blocks {
+    int rows, unit, most;
+    int size(int r0) const {
+        int units = rows / unit, blocks = (units + most - 1) / most, small = units / blocks, large = units % blocks;
+        return (r0 / unit < large * (small + 1) ? small + 1 : small) * unit;
+    }
+};
+
+struct Packed : Blocks {
+    int k;
+    std::vector<float> data;
+    template <class F> Packed(int rows, int k, F at) : Blocks{rows, 1, ROWS}, k(k) {
+        data.reserve(size_t(rows) * k);
+        for (int r0 = 0, R; r0 < rows; r0 += R) {
+            R = size(r0);
+            for (int i = 0; i < k; i++)
+                for (int r = 0; r < R; r++) data.push_back(at(r0 + r, i));
+        }
+    }
+};
+
+struct Weights {
+    const float *b1, *b2;
+    Packed w1, w1t, w2, w2t;
+    Weights(const Shape& s, const float* W1, const float* b1, const float* W2, const float* b2)
+        : b1(b1), b2(b2),
+          w1(s.hidden, s.K, [&](int c, int k) { return W1[c * s.K + k]; }),
+          w1t(s.K, s.hidden, [&](int k, int c) { return W1[c * s.K + k]; }),
+          w2(s.J, s.hidden, [&](int j, int c) { return W2[(j / 9 * s.hidden + c) * 9 + j % 9]; }),
+          w2t(s.hidden, s.J, [&](int c, int j) { return W2[(j / 9 * s.hidden + c) * 9 + j % 9]; }) {}
+};
+
+// ---- workspaces: kept from call to call, since fresh pages cost more than the arithmetic of a small batch
+
+struct Pool {
+    std::mutex lock;
+    std::vector<std::pair<size_t, float*>> free;
+    std::pair<size_t, float*> take(size_t floats) {
+        std::lock_guard<std::mutex> hold(lock);
+        for (size_t i = 0; i < free.size(); i++)
+            if (free[i].first >= floats) {
+                auto found = free[i];
+                free.erase(free.begin() + i);
+                return found;
+            }
+        if (!free.empty()) {  // too small for this shape: replaced, not collected
+            std::free(free.back().second);
+            free.pop_back();
+        }
+        return {floats, static_cast<float*>(std::aligned_alloc(64, (floats + 15) / 16 * 64))};
+    }
+    void give(std::pair<size_t, float*> buffer) {
+        std::lock_guard<std::mutex> hold(lock);
+        free.push_back(buffer);
+    }
+} pool;
+
+struct Workspace {
+    const Shape& s;
+    std::pair<size_t, float*> buffer{0, nullptr};
+    size_t used = 0;
+    float *x, *d, *a, *g, *p, *hid = nullptr, *dhid = nullptr;
+    uint16_t *x16 = nullptr, *g16 = nullptr, *hid16 = nullptr, *dhid16 = nullptr;
+    uint32_t *pairs = nullptr, *hid_pairs = nullptr;  // of one tile
+    V *dw1, *dw2, *db1, *db2, *dscale, *doffset;
+
+    float* part(size_t floats) {
+        float* at = buffer.second ? buffer.second + used : nullptr;
+        used += (floats + 15) / 16 * 16 + 16;  // a line apart, so that planes do not fall on the same sets
+        return at;
+    }
+    float* planes(int count) { return part(size_t(count) * s.S) + s.margin; }
+    uint16_t* planes16(int count) { return reinterpret_cast<uint16_t*>(part(size_t(count) * s.S / 2)) + s.margin; }
+    uint32_t* tile(int count) { return reinterpret_cast<uint32_t*>(part(size_t(count) * TILE)); }
+    void lay(bool backward) {
+        used = 0;
+        x = planes(s.c), d = planes(s.c), a = planes(s.out), g = planes(s.out);
+        p = planes(std::max(s.J, s.K));
+        if (s.half) x16 = planes16(s.in), g16 = planes16(s.out);
+        size_t zero = used;  // margins and the extra column have to be zero up to here
+        if (s.half) {
+            int even = up(s.hidden, 2);
+            pairs = tile(std::max(s.K, s.J) / 2 + 1), hid_pairs = tile(even / 2);
+            if (backward) hid16 = planes16(even), dhid16 = planes16(even);
+        } else {
+            hid = planes(s.hidden), dhid = backward ? planes(s.hidden) : nullptr;
+        }
+        size_t before = used;
+        if (backward) {
+            dw1 = vectors(s.K * s.hidden), dw2 = vectors(s.J * s.hidden), db1 = vectors(s.hidden);
+            db2 = vectors(s.out), dscale = vectors(s.c), doffset = vectors(s.c);
+        }
+        if (buffer.second) {
+            std::memset(buffer.second, 0, zero * 4);
+            std::memset(static_cast<void*>(buffer.second + before), 0, (used - before) * 4);
+        }
+    }
+    V* vectors(int count) { return reinterpret_cast<V*>(part(size_t(count) * L)); }
+    Workspace(const Shape& s, bool backward) : s(s) {
+        lay(backward);
+        buffer = pool.take(used);
+        lay(backward);
+    }
+    ~Workspace() { pool.give(buffer); }
+    Workspace(const Workspace&) = delete;
+};
+
+void spread(const Shape& s, const float* dense, int channels, float* planes) {
+    for (int c = 0; c < channels; c++)
+        for (int y = 0; y < s.h; y++)
+            std::memcpy(planes + c * s.S + y * s.pitch, dense + (c * s.h + y) * s.w, s.w * 4);
+}
+
+void gather(const Shape& s, const float* planes, int channels, float* dense) {
+    for (int c = 0; c < channels; c++)
+        for (int y = 0; y < s.h; y++)
+            std::memcpy(dense + (c * s.h + y) * s.w, planes + c * s.S + y * s.pitch, s.w * 4);
+}
+
+// ---- products over one tile of pixels: (rows, k) x (k, TILE); `end` receives each row's T vectors
+
+template <int R, class F>
+INLINE void product_rows(const float* A, int nk, const float* B, const int* offset, int r0, F end) {
+    V acc[R][T];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) acc[r][t] = V{};
+    for (int k = 0; k < nk; k++, A += R) {
+        const float* row = B + offset[k];
+        V b[T];
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) b[t] = load(row + t * L);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            V a = splat(A[r]);
+#pragma GCC unroll 4
+            for (int t = 0; t < T; t++) acc[r][t] += a * b[t];
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) end(r0 + r, t, acc[r][t]);
+}
+
+template <class F> INLINE void product(const Packed& A, const float* B, const int* offset, F end) {
+    const float* data = A.data.data();
+    for (int r0 = 0, R; r0 < A.rows; r0 += R) {
+        R = A.size(r0);
+        switch (R) {
+#define CASE(n) \
+    case n: \
+        if constexpr (n <= ROWS) product_rows<n>(data, A.k, B, offset, r0, end); \
+        break;
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9)
+#undef CASE
+        }
+        data += R * A.k;
+    }
+}
+
+// out[m][n] += A[m, :] B[n, :] along pixels, in lanes; summed over lanes once, at the end of the batch
+template <int M, int N>
+INLINE void outer_block(const float* A, const int* oa, const float* B, int sb, int pixels, V* out, int stride) {
+    V acc[M][N];
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) acc[m][n] = out[m * stride + n];
+    const float* rows[M];
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) rows[m] = A + oa[m];
+    for (int q = 0; q < pixels; q += L) {
+        V b[N];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) b[n] = load(B + n * sb + q);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++) {
+            V a = load(rows[m] + q);
+#pragma GCC unroll 8
+            for (int n = 0; n < N; n++) acc[m][n] += a * b[n];
+        }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) out[m * stride + n] = acc[m][n];
+}
+
+template <int M>
+void outer_rows(const float* A, const int* oa, const float* B, int sb, int nb, int pixels, V* out) {
+    int n = 0;
+    for (; n + WCOLS <= nb; n += WCOLS) outer_block<M, WCOLS>(A, oa, B + n * sb, sb, pixels, out + n, nb);
+    for (; n < nb; n++) outer_block<M, 1>(A, oa, B + n * sb, sb, pixels, out + n, nb);
+}
+
+void outer(const float* A, const int* oa, int na, const float* B, int sb, int nb, int pixels, V* out) {
+    int m = 0;
+    for (; m + WROWS <= na; m += WROWS) outer_rows<WROWS>(A, oa + m, B, sb, nb, pixels, out + m * nb);
+    for (; m < na; m++) outer_rows<1>(A, oa + m, B, sb, nb, pixels, out + m * nb);
+}
+
+// planes[i, q] (+)= start[i] + sum over the nine shifts of p[(i, dy, dx), q + sign s]
+void fold(const Shape& s, const float* p, int channels, int sign, const float* start, float* planes, bool add) {
+    const std::vector<int> shifts = s.shifts();
+    for (int i = 0; i < channels; i++)
+        for (int q = 0; q < s.n; q += L) {
+            V v = splat(start ? start[i] : 0.f);
+            for (int e = 0; e < 9; e++) v += load(p + (i * 9 + e) * s.S + q + sign * shifts[e]);
+            float* at = planes + i * s.S + q;
+            store(at, add ? load(at) + v : v);
+        }
+}
+
+// ---- the subnet on one sample: ws.x -> ws.a; ws.g -> added to ws.d, and the weights' gradients
+
+INLINE void hidden_tile(const Shape& s, const Weights& w, const float* x, int q, float* hid, int stride) {
+    const int32_t* inside = s.inside.data() + q;
+    product(w.w1, x + q, s.u.data(), [&](int c, int t, V v) {
+        store(hid + c * stride + t * L, keep(load(inside + t * L), relu(v + w.b1[c])));
+    });
+}
+
+void subnet_forward(const Shape& s, const Weights& w, Workspace& ws) {
+    for (int q = 0; q < s.n; q += TILE) {
+        hidden_tile(s, w, ws.x, q, ws.hid, TILE);
+        product(w.w2, ws.hid, s.tile_rows.data(), [&](int j, int t, V v) { store(ws.p + j * s.S + q + t * L, v); });
+    }
+    fold(s, ws.p, s.out, 1, w.b2, ws.a, false);
+}
+
+void subnet_backward(const Shape& s, const Weights& w, Workspace& ws, bool want_dx) {
+    for (int q = 0; q < s.n; q += TILE) {
+        hidden_tile(s, w, ws.x, q, ws.hid + q, s.S);
+        product(w.w2t, ws.g + q, s.g.data(), [&](int c, int t, V v) {
+            int at = c * s.S + q + t * L;
+            store(ws.dhid + at, keep(load(ws.hid + at) > V{}, v));
+        });
+        if (want_dx)
+            product(w.w1t, ws.dhid + q, s.rows.data(),
+                    [&](int k, int t, V v) { store(ws.p + k * s.S + q + t * L, v); });
+    }
+    outer(ws.x, s.u.data(), s.K, ws.dhid, s.S, s.hidden, s.n, ws.dw1);
+    outer(ws.g, s.g.data(), s.J, ws.hid, s.S, s.hidden, s.n, ws.dw2);
+    for (int c = 0; c < s.hidden; c++) {
+        V v = ws.db1[c];
+        for (int q = 0; q < s.n; q += L) v += load(ws.dhid + c * s.S + q);
+        ws.db1[c] = v;
+    }
+}
+
+#ifdef __AVX512BF16__
+// ---- the same with products in bfloat16 and sums in float32. The instruction adds products of pairs: pairs of
+// rows k or c for the first four products, stored as [pair][pixel][2], and of pixels for the weights' gradients.
+
+uint16_t half(float v) {
+    uint32_t bits;
+    std::memcpy(&bits, &v, 4);
+    if (v != v) return 0x7fc0;
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+}
+
+INLINE __m512 dot(__m512 acc, __m512i a, __m512i b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
+INLINE __m256i load16(const uint16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
+struct Packed16 : Blocks {
+    int k;  // pairs
+    std::vector<uint32_t> data;
+    // `rows` may pass `real_rows`, and 2 k may pass `real_k`: zeros
+    template <class F>
+    Packed16(int rows, int unit, int real_rows, int real_k, F at)
+        : Blocks{rows, unit, unit == 1 ? 9 : 4}, k((real_k + 1) / 2) {
+        auto value = [&](int r, int i) { return r < real_rows && i < real_k ? uint32_t(half(at(r, i))) : 0u; };
+        for (int r0 = 0, R; r0 < rows; r0 += R) {
+            R = size(r0);
+            for (int i = 0; i < k; i++)
+                for (int r = 0; r < R; r++) data.push_back(value(r0 + r, 2 * i) | value(r0 + r, 2 * i + 1) << 16);
+        }
+    }
+};
+
+struct Weights16 {
+    std::vector<float> b1;
+    const float* b2;
+    Packed16 w1, w1t, w2, w2t;
+    Weights16(const Shape& s, const float* W1, const float* b1, const float* W2, const float* b2)
+        : b1(b1, b1 + s.hidden), b2(b2),
+          w1(up(s.hidden, 2), 2, s.hidden, s.K, [&](int c, int k) { return W1[c * s.K + k]; }),
+          w1t(s.K, 1, s.K, s.hidden, [&](int k, int c) { return W1[c * s.K + k]; }),
+          w2(s.J, 1, s.J, s.hidden, [&](int j, int c) { return W2[(j / 9 * s.hidden + c) * 9 + j % 9]; }),
+          w2t(up(s.hidden, 2), 2, s.hidden, s.J,
+              [&](int c, int j) { return W2[(j / 9 * s.hidden + c) * 9 + j % 9]; }) {
+        this->b1.resize(up(s.hidden, 2));
+    }
+};
+
+void to_half(const Shape& s, const float* planes, int channels, uint16_t* out) {
+    for (int c = 0; c < channels; c++)
+        for (int q = 0; q < s.n; q += 16) {
+            __m256bh v = _mm512_cvtneps_pbh(_mm512_loadu_ps(planes + c * s.S + q));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c * s.S + q), (__m256i)v);
+        }
+}
+
+// rows k and k + 1 of shifted loads, pixel by pixel beside each other, for one tile
+void pair_rows(const uint16_t* planes, const std::vector<int>& offset, uint32_t* out) {
+    const int count = offset.size();
+    for (int k = 0; k < count; k += 2, out += TILE) {
+        const uint16_t *even = planes + offset[k], *odd = planes + offset[std::min(k + 1, count - 1)];
+        for (int t = 0; t < T; t++) {
+            __m512i low = _mm512_cvtepu16_epi32(load16(even + t * 16)), high = _mm512_cvtepu16_epi32(load16(odd + t * 16));
+            _mm512_storeu_si512(out + t * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        }
+    }
+}
+
+template <int R, class F> INLINE void product_rows16(const uint32_t* A, int nk, const uint32_t* B, int r0, F end) {
+    __m512 acc[R][T];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) acc[r][t] = _mm512_setzero_ps();
+    for (int k = 0; k < nk; k++, A += R, B += TILE) {
+        __m512i b[T];
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) b[t] = _mm512_loadu_si512(B + t * 16);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            __m512i a = _mm512_set1_epi32(A[r]);
+#pragma GCC unroll 4
+            for (int t = 0; t < T; t++) acc[r][t] = dot(acc[r][t], a, b[t]);
+        }
+    }
+    end(r0, acc);
+}
+
+template <class F> INLINE void product16(const Packed16& A, const uint32_t* B, F end) {
+    const uint32_t* data = A.data.data();
+    for (int r0 = 0, R; r0 < A.rows; r0 += R) {
+        R = A.size(r0);
+        switch (R) {
+#define CASE(n) \
+    case n: product_rows16<n>(data, A.k, B, r0, end); break;
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9)
+#undef CASE
+        }
+        data += R * A.k;
+    }
+}
+
+INLINE __m512i beside(__m512i v) {  // 16 even values, then 16 odd ones -> pairs
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, v);
+}
+
+// two rows c, c + 1 of one vector: pairs for the next product, and each on its own in `plane` if there is one
+INLINE void put_pair(__m512 even, __m512 odd, uint32_t* pairs, uint16_t* plane, int S) {
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
+    _mm512_storeu_si512(pairs, beside(both));
+    if (plane) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(plane), _mm512_castsi512_si256(both));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(plane + S), _mm512_extracti64x4_epi64(both, 1));
+    }
+}
+
+void hidden_tile16(const Shape& s, const Weights16& w, Workspace& ws, int q, bool keep_planes) {
+    pair_rows(ws.x16 + q, s.u, ws.pairs);
+    const int32_t* inside = s.inside.data() + q;
+    product16(w.w1, ws.pairs, [&](int r0, auto& acc) INLINE_LAMBDA {
+        constexpr int R = sizeof(acc) / sizeof(acc[0]);
+#pragma GCC unroll 16
+        for (int r = 0; r + 1 < R; r += 2)
+#pragma GCC unroll 4
+            for (int t = 0; t < T; t++) {
+                const int c = r0 + r;
+                V even = keep(load(inside + t * 16), relu((V)acc[r][t] + w.b1[c]));
+                V odd = keep(load(inside + t * 16), relu((V)acc[r + 1][t] + w.b1[c + 1]));
+                uint16_t* plane = keep_planes ? ws.hid16 + c * s.S + q + t * 16 : nullptr;
+                put_pair((__m512)even, (__m512)odd, ws.hid_pairs + c / 2 * TILE + t * 16, plane, s.S);
+            }
+    });
+}
+
+void store_planes16(const Shape& s, const Packed16& A, const uint32_t* B, float* planes) {
+    product16(A, B, [&](int r0, auto& acc) INLINE_LAMBDA {
+        constexpr int R = sizeof(acc) / sizeof(acc[0]);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int t = 0; t < T; t++) store(planes + (r0 + r) * s.S + t * 16, (V)acc[r][t]);
+    });
+}
+
+void subnet_forward(const Shape& s, const Weights16& w, Workspace& ws) {
+    to_half(s, ws.x, s.in, ws.x16);
+    for (int q = 0; q < s.n; q += TILE) {
+        hidden_tile16(s, w, ws, q, false);
+        store_planes16(s, w.w2, ws.hid_pairs, ws.p + q);
+    }
+    fold(s, ws.p, s.out, 1, w.b2, ws.a, false);
+}
+
+template <int M, int N>
+INLINE void outer_block16(const uint16_t* A, const int* oa, const uint16_t* B, int sb, int pixels, V* out, int stride) {
+    __m512 acc[M][N];
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) acc[m][n] = (__m512)out[m * stride + n];
+    for (int q = 0; q < pixels; q += 32) {
+        __m512i b[N];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) b[n] = _mm512_loadu_si512(B + n * sb + q);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++) {
+            __m512i a = _mm512_loadu_si512(A + oa[m] + q);
+#pragma GCC unroll 8
+            for (int n = 0; n < N; n++) acc[m][n] = dot(acc[m][n], a, b[n]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) out[m * stride + n] = (V)acc[m][n];
+}
+
+template <int M>
+void outer_rows16(const uint16_t* A, const int* oa, const uint16_t* B, int sb, int nb, int pixels, V* out) {
+    int n = 0;
+    for (; n + WCOLS <= nb; n += WCOLS) outer_block16<M, WCOLS>(A, oa, B + n * sb, sb, pixels, out + n, nb);
+    for (; n < nb; n++) outer_block16<M, 1>(A, oa, B + n * sb, sb, pixels, out + n, nb);
+}
+
+void outer16(const uint16_t* A, const std::vector<int>& oa, const uint16_t* B, int sb, int nb, int pixels, V* out) {
+    const int na = oa.size();
+    int m = 0;
+    for (; m + WROWS <= na; m += WROWS) outer_rows16<WROWS>(A, &oa[m], B, sb, nb, pixels, out + m * nb);
+    for (; m < na; m++) outer_rows16<1>(A, &oa[m], B, sb, nb, pixels, out + m * nb);
+}
+
+void subnet_backward(const Shape& s, const Weights16& w, Workspace& ws, bool want_dx) {
+    to_half(s, ws.x, s.in, ws.x16);
+    to_half(s, ws.g, s.out, ws.g16);
+    for (int q = 0; q < s.n; q += TILE) {
+        hidden_tile16(s, w, ws, q, true);
+        pair_rows(ws.g16 + q, s.g, ws.pairs);
+        product16(w.w2t, ws.pairs, [&](int r0, auto& acc) INLINE_LAMBDA {
+            constexpr int R = sizeof(acc) / sizeof(acc[0]);
+#pragma GCC unroll 16
+            for (int r = 0; r + 1 < R; r += 2)
+#pragma GCC unroll 4
+                for (int t = 0; t < T; t++) {
+                    const int c = r0 + r, at = c * s.S + q + t * 16;
+                    __m256i h0 = load16(ws.hid16 + at), h1 = load16(ws.hid16 + at + s.S);
+                    __m512 even = _mm512_maskz_mov_ps(_mm256_test_epi16_mask(h0, h0), acc[r][t]);
+                    __m512 odd = _mm512_maskz_mov_ps(_mm256_test_epi16_mask(h1, h1), acc[r + 1][t]);
+                    put_pair(even, odd, ws.hid_pairs + c / 2 * TILE + t * 16, ws.dhid16 + at, s.S);
+                }
+        });
+        if (want_dx) store_planes16(s, w.w1t, ws.hid_pairs, ws.p + q);
+    }
+    outer16(ws.x16, s.u, ws.dhid16, s.S, s.hidden, s.n, ws.dw1);
+    outer16(ws.g16, s.g, ws.hid16, s.S, s.hidden, s.n, ws.dw2);
+    const __m512i ones = _mm512_set1_epi16(0x3f80);
+    for (int c = 0; c < s.hidden; c++) {
+        __m512 v = (__m512)ws.db1[c];
+        for (int q = 0; q < s.n; q += 32) v = dot(v, _mm512_loadu_si512(ws.dhid16 + c * s.S + q), ones);
+        ws.db1[c] = (V)v;
+    }
+}
+#endif
+
+// ---- the block: v = (x1, x2 exp(l) + t) with l = clamp tanh(0.1 a), t = 0.1 a'; y = M (scale v + offset)
+
+struct Affine {
+    float clamp;
+    const float *scale, *offset, *M;
+};
+
+float couple_forward(const Shape& s, const Affine& f, Workspace& ws) {
+    // v replaces x2 in ws.x, whose extra column nobody reads; y goes to ws.d
+    V total = V{};
+    for (int q = 0; q < s.n; q += L)
+        for (int j = 0; j < s.c2; j++) {
+            float* x2 = ws.x + (s.c1 + j) * s.S + q;
+            V l = f.clamp * tanh_(0.1f * load(ws.a + j * s.S + q));
+            V t = 0.1f * load(ws.a + (s.c2 + j) * s.S + q);
+            store(x2, load(x2) * exp_(l) + t);
+            total += keep(load(s.inside.data() + q), l);
+        }
+    for (int i = 0; i < s.c; i++) {
+        float shift = 0;
+        for (int j = 0; j < s.c; j++) shift += f.M[i * s.c + j] * f.offset[j];
+        for (int q = 0; q < s.n; q += L) store(ws.d + i * s.S + q, splat(shift));
+        for (int j = 0; j < s.c; j++) {
+            float m = f.M[i * s.c + j];
+            if (m == 0) continue;  // a permutation has one entry a row
+            for (int q = 0; q < s.n; q += L) {
+                float* y = ws.d + i * s.S + q;
+                store(y, load(y) + m * f.scale[j] * load(ws.x + j * s.S + q));
+            }
+        }
+    }
+    return sum(total);
+}
+
+// ws.g <- dL/da and ws.d <- dL/dx without the subnet's part, from dL/dy
+void couple_backward(const Shape& s, const Affine& f, Workspace& ws, const float* dy, float dladj) {
+    for (int j = 0; j < s.c; j++) {
+        float* w = ws.d + j * s.S;
+        for (int q = 0; q < s.n; q += L) store(w + q, V{});
+        for (int i = 0; i < s.c; i++) {
+            float m = f.M[i * s.c + j];
+            if (m == 0) continue;
+            for (int y = 0; y < s.h; y++)
+                for (int x = 0; x < s.w; x++) w[y * s.pitch + x] += m * dy[(i * s.h + y) * s.w + x];
+        }
+    }
+    for (int j = 0; j < s.c; j++) {
+        V dscale = ws.dscale[j], doffset = ws.doffset[j];
+        V scale = splat(f.scale[j]);
+        for (int q = 0; q < s.n; q += L) {
+            float* at = ws.d + j * s.S + q;
+            V w = load(at), x = load(ws.x + j * s.S + q), d = w * scale;
+            doffset += w;
+            if (j < s.c1) {
+                dscale += w * x;
+                store(at, d);
+                continue;
+            }
+            int k = (j - s.c1) * s.S + q, k2 = k + s.c2 * s.S;
+            V th = tanh_(0.1f * load(ws.a + k)), e = exp_(f.clamp * th);
+            V t = 0.1f * load(ws.a + k2);
+            dscale += w * (x * e + t);
+            V dl = d * x * e + dladj;
+            store(ws.g + k, keep(load(s.inside.data() + q), 0.1f * f.clamp * dl * (1.f - th * th)));
+            store(ws.g + k2, 0.1f * d);
+            store(at, d * e);
+        }
+        ws.dscale[j] = dscale, ws.doffset[j] = doffset;
+    }
+}
+
+// ---- threads: samples are shared out in runs, so that a number of threads always gives the same sums
+
+template <class F> void each_part(int b, int threads, F run) {
+    std::vector<std::thread> others;
+    for (int t = 1; t < threads; t++)
+        others.emplace_back([=] { run(t, int64_t(b) * t / threads, int64_t(b) * (t + 1) / threads); });
+    run(0, 0, b / threads);
+    for (auto& t : others) t.join();
+}
+
+template <class F> void total(int count, const std::vector<Workspace*>& all, V* Workspace::*part, F put) {
+    for (int i = 0; i < count; i++) {
+        float v = 0;
+        for (Workspace* ws : all) v += sum((ws->*part)[i]);
+        put(i, v);
+    }
+}
+
+struct Arrays {
+    const float *x, *a, *dy, *dladj;
+    float *y, *ladj, *a_out, *dx;
+};
+
+template <class W> void forward(const Shape& s, const W& w, const Affine& f, int threads, const Arrays& io) {
+    const int64_t size = int64_t(s.h) * s.w;
+    each_part(s.b, threads, [&](int, int from, int to) {
+        Workspace ws(s, false);
+        for (int i = from; i < to; i++) {
+            spread(s, io.x + i * s.c * size, s.c, ws.x);
+            subnet_forward(s, w, ws);
+            if (io.a_out) gather(s, ws.a, s.out, io.a_out + i * s.out * size);
+            io.ladj[i] = couple_forward(s, f, ws);
+            gather(s, ws.d, s.c, io.y + i * s.c * size);
+        }
+    });
+}
+
+template <class W>
+void backward(const Shape& s, const W& w, const Affine& f, const Arrays& io, const std::vector<Workspace*>& all) {
+    const int64_t size = int64_t(s.h) * s.w;
+    each_part(s.b, all.size(), [&](int t, int from, int to) {
+        Workspace& ws = *all[t];
+        for (int i = from; i < to; i++) {
+            spread(s, io.x + i * s.c * size, s.c, ws.x);
+            spread(s, io.a + i * s.out * size, s.out, ws.a);
+            couple_backward(s, f, ws, io.dy + i * s.c * size, io.dladj[i]);
+            for (int o = 0; o < s.out; o++) {
+                V v = ws.db2[o];
+                for (int q = 0; q < s.n; q += L) v += load(ws.g + o * s.S + q);
+                ws.db2[o] = v;
+            }
+            subnet_backward(s, w, ws, io.dx != nullptr);
+            if (io.dx) {
+                fold(s, ws.p, s.in, -1, nullptr, ws.d, true);
+                gather(s, ws.d, s.c, io.dx + i * s.c * size);
+            }
+        }
+    });
+}
+
+}  // namespace
+
+extern "C" {
+
+// 1: float32 only; 2: products in bfloat16 too
+int flowood_kinds() {
+#ifdef __AVX512BF16__
+    return 2;
+#else
+    return 1;
+#endif
+}
+
+// dims: b, c, h, w, hidden, bfloat16, threads. All arrays are dense and contiguous. `a` may be null.
+void flowood_forward(const int64_t* dims, float clamp, const float* x, const float* W1, const float* b1,
+                     const float* W2, const float* b2, const float* scale, const float* offset, const float* M,
+                     float* y, float* ladj, float* a) {
+    const Shape s(dims);
+    const Affine f{clamp, scale, offset, M};
+    const Arrays io{x, nullptr, nullptr, nullptr, y, ladj, a, nullptr};
+    const int threads = std::min<int>(dims[6], s.b);
+#ifdef __AVX512BF16__
+    if (s.half) return forward(s, Weights16(s, W1, b1, W2, b2), f, threads, io);
+#endif
+    forward(s, Weights(s, W1, b1, W2, b2), f, threads, io);
+}
+
+// `dx` may be null. The gradients of the parameters are written, not added.
+void flowood_backward(const int64_t* dims, float clamp, const float* x, const float* a, const float* W1,
+                      const float* b1, const float* W2, const float* b2, const float* scale, const float* offset,
+                      const float* M, const float* dy, const float* dladj, float* dx, float* dW1, float* db1,
+                      float* dW2, float* db2, float* dscale, float* doffset) {
+    const Shape s(dims);
+    const Affine f{clamp, scale, offset, M};
+    const Arrays io{x, a, dy, dladj, nullptr, nullptr, nullptr, dx};
+    std::vector<Workspace*> all;
+    for (int t = 0; t < std::min<int>(dims[6], s.b); t++) all.push_back(new Workspace(s, true));
+#ifdef __AVX512BF16__
+    if (s.half)
+        backward(s, Weights16(s, W1, b1, W2, b2), f, io, all);
+    else
+#endif
+        backward(s, Weights(s, W1, b1, W2, b2), f, io, all);
+    total(s.K * s.hidden, all, &Workspace::dw1,
+          [&](int i, float v) { dW1[i % s.hidden * s.K + i / s.hidden] = v; });
+    total(s.J * s.hidden, all, &Workspace::dw2, [&](int i, float v) {
+        int j = i / s.hidden, c = i % s.hidden;
+        dW2[(j / 9 * s.hidden + c) * 9 + j % 9] = v;
+    });
+    total(s.hidden, all, &Workspace::db1, [&](int i, float v) { db1[i] = v; });
+    total(s.out, all, &Workspace::db2, [&](int i, float v) { db2[i] = v; });
+    total(s.c, all, &Workspace::dscale, [&](int i, float v) { dscale[i] = v; });
+    total(s.c, all, &Workspace::doffset, [&](int i, float v) { doffset[i] = v; });
+    for (Workspace* ws : all) delete ws;
+}
+}
