@@ -8,7 +8,7 @@ import pandas as pd
 from flowood_core import metrics, paths
 from flowood_core.runs import Run
 
-__all__ = ["collect", "over_seeds", "paper_vs_ours", "printed", "verdict", "wide"]
+__all__ = ["beside", "collect", "over_seeds", "paper_vs_ours", "printed", "verdict", "wide"]
 
 
 def collect(runs: Iterable[Run]) -> pd.DataFrame:
@@ -94,6 +94,25 @@ def paper_vs_ours(paper: pd.DataFrame, ours: pd.DataFrame, keys: Sequence[str]) 
     ]
     kept = [*keys, "paper", "value", "low", "high", "n_seeds", "difference", "verdict"]
     return joined[kept].rename(columns={"value": "ours"})
+
+
+def beside(joined: pd.DataFrame, rows: Sequence[str], column: str) -> pd.DataFrame:
+    """A table for reading: under each value of `column` the paper's number, ours with its interval, the verdict.
+
+    Args:
+        joined: from `paper_vs_ours`; one cell per combination of `rows` and `column`.
+        rows: columns that name a row of the printed table, in its order.
+        column: column that names a group, such as the OOD set; a group where nothing was run keeps the paper's.
+    """
+    ours = [_cell(*c) if np.isfinite(c[0]) else "–" for c in joined[["ours", "low", "high"]].to_numpy(float)]
+    cells = joined.assign(cell=ours, printed=[f"{p:g}" for p in joined["paper"]])
+    names = {"printed": "paper", "cell": "ours", "verdict": "verdict"}
+    table = cells.pivot(index=list(rows), columns=column, values=list(names))
+    groups = list(dict.fromkeys(joined[column]))
+    table = table.swaplevel(axis=1)[[(g, n) for g in groups for n in names]]
+    table.columns = pd.MultiIndex.from_tuples([(g, names[n]) for g, n in table.columns], names=[column, None])
+    order = list(dict.fromkeys(joined[list(rows)].itertuples(index=False, name=None)))
+    return table.loc[order if len(rows) > 1 else [key[0] for key in order]]
 
 
 def verdict(paper: float, ours: float, low: float, high: float, higher_is_better: bool = True) -> str:

@@ -124,9 +124,7 @@ for training, of in rows.items():
                     value, low, high = (100 * v for v in e[metric])
                     found.append((training, run.spec.seed, score, name, metric, value, low, high))
         weights.append((training, run.spec.seed, *fusion.weights))
-found = pd.DataFrame(
-    found, columns=["training", "seed", "score", "ood", "metric", "value", "low", "high"]
-)
+found = pd.DataFrame(found, columns=["training", "seed", "score", "ood", "metric", "value", "low", "high"])
 over = tables.over_seeds(found, ["training", "score", "ood", "metric"])
 sheet.save_table(over, "beyond_long", "Neighbours and variants: every metric in percent, 95 % interval")
 
@@ -142,7 +140,9 @@ means = shown.groupby(["training", "score"], sort=False)["value"].mean()
 table["mean"] = [f"{means[key]:.1f}" for key in table.index]
 label = datasets.LABELS.get(P.beyond_id, P.beyond_id)
 report.show_table(table, f"AUROC in percent, ID = {label}; higher is better")
-sheet.save_table(table, "beyond_auroc", f"AUROC in percent of every score on every flow, ID = {label}", index=True)
+sheet.save_table(
+    table, "beyond_auroc", f"AUROC in percent of every score on every flow, ID = {label}", index=True
+)
 
 # %%
 grid_of = shown.groupby(["training", "score"], sort=False)["value"].mean().unstack("score")

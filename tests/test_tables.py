@@ -81,3 +81,16 @@ def test_wide_groups_by_the_first_level():
     frame = pd.concat([ours(method=m, score=s) for m in ("mle", "ro") for s in ("pz", "px")])
     table = tables.wide(frame, ["score", "method"], ["ood"])
     assert list(table.index) == [("pz", "mle"), ("pz", "ro"), ("px", "mle"), ("px", "ro")]
+
+
+def test_beside_keeps_every_printed_row_in_its_order_and_says_what_was_not_run():
+    printed = tables.printed("table_2").query("id == 'cifar10' and metric == 'auroc'")
+    joined = tables.paper_vs_ours(printed, ours(), KEYS)
+    table = tables.beside(joined, ["score", "method"], "ood")
+    assert list(table.index) == list(
+        dict.fromkeys(printed[["score", "method"]].itertuples(index=False, name=None))
+    )
+    assert list(table.columns.get_level_values(0)[::3]) == list(dict.fromkeys(printed.ood))
+    assert list(table.loc[("nll", "mle"), "svhn"]) == ["44.3", "45.0 [43.0, 47.0]", "reproduced"]
+    assert (table["celeba"]["ours"] == "–").all() and (table["celeba"]["verdict"] == "not run").all()
+    assert (table["celeba"]["paper"].astype(float) > 0).all()
