@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 FIRST := uv|setuptools|wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce status plan test check notebooks lock lab clean
+.PHONY: help setup reproduce status plan data test check notebooks readme lock lab clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ plan: .venv/.ok ## what `make reproduce` would do now, without doing it, and abo
 	@$(BIN)/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(EXECUTOR) --config profile=$(PROFILE) --dry-run --quiet all || true
 	@$(BIN)/python -m flowood_core.status $(PROFILE)
 
+data: .venv/.ok ## fetch and prepare SETS="cifar10 svhn"; without SETS, what is here and what it looks like
+	@$(BIN)/python -m flowood_core.prepare $(or $(SETS),--list)
+
 test: .venv/.ok ## all tests
 	@$(BIN)/python -m pytest -q
 
@@ -61,6 +64,9 @@ notebooks: .venv/.ok ## notebooks/*.ipynb anew from nbs_src/*.py (one way: the s
 	  [jupytext(["--quiet", "--to", "ipynb", "--output", f"notebooks/{p.stem}.ipynb", str(p)]) \
 	   for p in sorted(pathlib.Path("nbs_src").glob("*.py"))]'
 	@$(BIN)/nbstripout notebooks/*.ipynb  # cell ids become 0, 1, 2 ...: the same source gives the same bytes
+
+readme: .venv/.ok ## README's result table anew from the committed runs
+	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m flowood_core.scoreboard
 
 lock: .venv/.ok ## requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

@@ -9,7 +9,7 @@ import os
 import tomllib
 from pathlib import Path
 
-__all__ = ["data_root", "outputs_root", "paper_root", "profile_dir", "repo_root"]
+__all__ = ["data_root", "data_roots", "outputs_root", "paper_root", "profile_dir", "repo_root"]
 
 PACKAGE = Path(__file__).resolve().parent
 PROJECT = "flowood-core"
@@ -30,6 +30,16 @@ def repo_root() -> Path:
 def data_root() -> Path:
     """Root of the prepared data: FLOWOOD_DATA, else ``data/``."""
     return _from_env("FLOWOOD_DATA", "data")
+
+
+def data_roots() -> tuple[Path, ...]:
+    """Where prepared data is looked for; the last of them is where a download goes.
+
+    The data root alone, and behind it ``data/`` of the repository where the data root is read-only: a lab's
+    common folder that lacks a set.
+    """
+    root, own = data_root(), repo_root() / "data"
+    return (root,) if root == own.resolve() or _takes_files(root) else (root, own)
 
 
 def outputs_root() -> Path:
@@ -53,6 +63,12 @@ def paper_root() -> Path:
 
 def _from_env(variable: str, default: str) -> Path:
     return (repo_root() / Path(os.environ.get(variable) or default).expanduser()).resolve()
+
+
+def _takes_files(folder: Path) -> bool:
+    """Writable, or could be made. No write bit means no, though the superuser might write all the same."""
+    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    return os.access(nearest, os.W_OK) and bool(nearest.stat().st_mode & 0o222)
 
 
 def _is_checkout(folder: Path) -> bool:

@@ -3,3 +3,6 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for every process a test starts
+os.environ.setdefault(
+    "FLOWOOD_OFFLINE", "1"
+)  # no test asks the internet; those of the download serve themselves

@@ -19,7 +19,17 @@ ROOT = paths.repo_root()
 PACKAGE = ROOT / "flowood_core"
 ROWS = [  # a room imports from lower rows only; those that stand in none (grid, page, ...) are above them all
     {"paths", "params", "progress", "files"},
-    {"complexity", "metrics", "scores", "objective", "outliers", "lipschitz", "subnets", "registry", "engine"},
+    {
+        "complexity",
+        "metrics",
+        "scores",
+        "objective",
+        "outliers",
+        "lipschitz",
+        "subnets",
+        "registry",
+        "engine",
+    },
     {"download", "fingerprint"},
     {"archives"},
     {"prepare"},
