@@ -28,6 +28,7 @@ from flowood_core.files import write_atomically
 __all__ = [
     "EMBEDDED",
     "LABELS",
+    "NOT_SHOWN",
     "ImageSet",
     "MissingData",
     "complexity_of",
@@ -72,6 +73,9 @@ LABELS = {
 }
 
 
+NOT_SHOWN = frozenset({"faces_rmfd"})  # identifiable people: numbers may be published, pictures never
+
+
 class MissingData(FileNotFoundError):
     """A data set is neither embedded nor prepared nor to be had; the message names the ways to supply it."""
 
@@ -97,6 +101,19 @@ class ImageSet:
     @property
     def label(self) -> str:
         return LABELS.get(self.name, self.name)
+
+    @property
+    def pictures(self) -> UInt8[Tensor, "n c h w"]:
+        """The images, to be shown.
+
+        Raises:
+            PermissionError: the set shows identifiable people (`NOT_SHOWN`); its numbers may be shown.
+        """
+        if self.name in NOT_SHOWN:
+            raise PermissionError(
+                f"pictures of {self.name!r} are never shown, they are of identifiable people; choose another set"
+            )
+        return self.x
 
     def first(self, n: int | None) -> "ImageSet":
         """The first n images (all when n is None or larger than the set)."""

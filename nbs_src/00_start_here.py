@@ -48,7 +48,8 @@ In the quick profile: crops of two photographs that come with scikit-learn. Text
 
 # %%
 sets = [P.id, *P.ood]
-shown = {datasets.LABELS.get(name, name): datasets.load(name, "test").drawn(10, P.seed).x for name in sets}
+loaded = [datasets.load(name, "test").drawn(10, P.seed) for name in sets if name not in datasets.NOT_SHOWN]
+shown = {s.label: s.pictures for s in loaded}
 fig, axes = report.figure("tall", rows=len(shown), columns=10, height=0.85 * len(shown))
 report.draw_gallery(axes, shown)
 sheet.save_figure(fig, "start_data", "In-distribution images (first row) and OOD sets")
@@ -89,7 +90,7 @@ Outliers are made from ID images: a piece of the same image pasted elsewhere, a 
 import torch
 
 rng = torch.Generator().manual_seed(P.seed)
-x = datasets.load(P.id, "train").drawn(10, P.seed).x
+x = datasets.load(P.id, "train").drawn(10, P.seed).pictures
 methods = {
     "original": x,
     "CutPaste": outliers.cutpaste(x, rng=rng),
@@ -153,6 +154,8 @@ r"""
 | `02_4_ood_scoring` | eq. (4)–(6), thresholds |
 | `03_1_benchmark_images` | Tables 2 and 3, Figs 3 and 4 |
 | `03_1_lipschitz` | Table 4, Hypothesis 1 in numbers |
+| `03_1_beyond` | neighbours' scores on the same flows, our own variant |
+| `app_d_blur_ablation` | Fig. 6 |
 | `train_one` | one row of the grid, for batch runs |
 
 Every notebook runs top to bottom as it is (`profile = "quick"`), takes parameters (`papermill notebooks/NAME.ipynb out.ipynb -p seed 1`, and `papermill --help-notebook` lists them), and prints what it could not do. `make reproduce` runs them all and binds the report.

@@ -314,7 +314,7 @@ for name, set_ in zip(("fig_7", "fig_8"), P.galleries):
     except datasets.MissingData as error:
         print(f"{name}: not available here. {error}")
         continue
-    rows = gallery_of(images.x)
+    rows = gallery_of(images.pictures)
     fig, axes = report.figure("tall", rows=len(rows), columns=P.n_gallery)
     report.draw_gallery(axes, rows)
     fig.suptitle(images.label, fontsize="medium")

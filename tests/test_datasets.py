@@ -1,5 +1,6 @@
 """Laws of the images: bytes as stored, splits that share no pixel, errors that say what to do."""
 
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -302,3 +303,11 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path / "file"))
     assert len(datasets.complexity_of(datasets.load("digits", "test").x[:2])) == 2
+
+
+def test_pictures_of_identifiable_people_are_never_shown():
+    shown = datasets.load("digits", "test")
+    assert torch.equal(shown.pictures, shown.x)
+    faces = dataclasses.replace(shown, name="faces_rmfd")
+    with pytest.raises(PermissionError, match="never shown"):
+        _ = faces.pictures
