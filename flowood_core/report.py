@@ -61,6 +61,7 @@ SET_COLOURS = {
 LABELS = {
     "smoke": "smoke profile: a test of the machinery, no number means anything",
     "quick": "quick profile: embedded data, not comparable with the paper's numbers",
+    "sample": "sample profile: real subsets and few epochs, not the paper's training",
 }
 SIZES = {"single": (4.6, 3.2), "wide": (9.2, 3.2), "tall": (9.2, 6.0), "square": (4.2, 4.2)}
 
