@@ -1,28 +1,33 @@
-// One coupling block of the image flow, forward and backward, for one sample at a time.
+// One coupling block of the image flow, forward and backward, one sample after the other.
 //
-// Every plane (channel) of a sample lies flat with pitch w + 1: pixel (y, x) is at y (w + 1) + x, the extra
-// column and a margin before and after are zero. A 3x3 convolution is then nine shifts of one flat array, for
-// any h and w, and every loop runs over pixels in vectors. With s(dy, dx) = (dy - 1)(w + 1) + dx - 1, k = (i, dy, dx)
-// and j = (o, dy, dx) the subnet is, with q over pixels,
+// Every plane (channel) of a sample lies flat with pitch w + 1: pixel (y, x) is at y (w + 1) + x, and the
+// extra column and a margin before and after are zero. A 3x3 convolution is then nine shifts of one flat
+// array, for any h and w, and every loop runs over pixels in vectors. With s = (dy - 1)(w + 1) + dx - 1, with
+// k = (i, dy, dx), j = (o, dy, dx) and q over pixels, the subnet is
 //
-//     U[k, q] = x[i, q + s]                                   (shifted loads, never stored in float32)
-//     h[c, q] = relu(b1[c] + sum_k W1[c, k] U[k, q])          (0 outside the image)
-//     P[j, q] = sum_c W2[o, c, dy, dx] h[c, q],               a[o, q] = b2[o] + sum_{dy, dx} P[j, q + s]
+//     U[k, q] = x[i, q + s]                                 (shifted loads, never stored in float32)
+//     h[c, q] = relu(b1[c] + sum_k W1[c, k] U[k, q])        (0 outside the image)
+//     P[j, q] = sum_c W2[o, c, dy, dx] h[c, q]
+//     a[o, q] = b2[o] + sum_{dy, dx} P[j, q + s]
 //
 // and backward, with g = dL/da,
 //
-//     G[j, q] = g[o, q - s],        dh = [h > 0] W2^T G,      dU = W1^T dh,   dx[i, q] = sum_{dy, dx} dU[k, q - s]
-//     dW1[c, k] = sum_q dh[c, q] U[k, q],                     dW2[j, c] = sum_q G[j, q] h[c, q]
+//     G[j, q] = g[o, q - s],                dh = [h > 0] W2^T G
+//     dU = W1^T dh,                         dx[i, q] = sum_{dy, dx} dU[k, q - s]
+//     dW1[c, k] = sum_q dh[c, q] U[k, q],   dW2[j, c] = sum_q G[j, q] h[c, q]
 //
-// Hidden values are computed again in backward and never leave the cache. Sums run in a fixed order for a given
-// number of threads.
+// Hidden values are computed again in backward and never leave the cache. The order of every sum depends on
+// the number of threads only.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 #ifdef __AVX512BF16__
@@ -31,17 +36,17 @@
 
 namespace {
 
-// L floats in a vector; blocks of R <= ROWS rows times T vectors of pixels stay in registers
+// L floats in a vector; sums of up to ROWS rows times T vectors of pixels, or of WROWS times WCOLS vectors,
+// stay in registers, of which there are 32 or 16
 #if defined(__AVX512F__)
-constexpr int L = 16, ROWS = 9, T = 3, WROWS = 6;
+constexpr int L = 16, ROWS = 9, T = 3, WROWS = 5, WCOLS = 5;
 #elif defined(__AVX__)
-constexpr int L = 8, ROWS = 4, T = 3, WROWS = 3;
+constexpr int L = 8, ROWS = 4, T = 3, WROWS = 3, WCOLS = 4;
 #elif defined(__aarch64__)
-constexpr int L = 4, ROWS = 8, T = 3, WROWS = 6;
+constexpr int L = 4, ROWS = 8, T = 3, WROWS = 5, WCOLS = 5;
 #else
-constexpr int L = 4, ROWS = 4, T = 3, WROWS = 3;
+constexpr int L = 4, ROWS = 4, T = 3, WROWS = 3, WCOLS = 4;
 #endif
-constexpr int WCOLS = 4;
 constexpr int TILE = T * L;
 
 typedef float V __attribute__((vector_size(4 * L)));
@@ -114,7 +119,7 @@ struct Shape {
     bool half;
     int c1, c2, in, out;          // passive and transformed channels; channels into and out of the subnet
     int K, J, pitch, n, margin, S;  // n: pixels of a plane, up to whole tiles; S: distance of two planes
-    std::vector<int> u, g, rows, tile_rows;  // offsets of the rows of U in x, of G in g, of planes, of one tile
+    std::vector<int> u, g, rows, tile_rows;  // offsets: of U in x, of G in g, of planes, of one tile
     std::vector<int32_t> inside;  // -1 where a flat position is a pixel
 
     Shape(const int64_t* d) {
@@ -127,7 +132,7 @@ struct Shape {
             for (int s : shifts()) u.push_back(i * S + s);
         for (int o = 0; o < out; o++)
             for (int s : shifts()) g.push_back(o * S - s);
-        for (int r = 0; r < std::max({K, J, hidden}); r++) rows.push_back(r * S), tile_rows.push_back(r * TILE);
+        for (int r = 0; r < hidden; r++) rows.push_back(r * S), tile_rows.push_back(r * TILE);
         inside.assign(n, 0);
         for (int y = 0; y < h; y++)
             for (int x = 0; x < w; x++) inside[y * pitch + x] = -1;
@@ -141,11 +146,12 @@ struct Shape {
 };
 
 // A matrix (rows, k) cut into blocks of rows, stored [block][k][row]: the order in which `product` reads it.
-// A block has `unit` rows times a number that differs by one at most, so that none is much thinner than the others.
+// A block has `unit` times so many rows, a number that differs by one at most, so that none is thin.
 struct Blocks {
     int rows, unit, most;
     int size(int r0) const {
-        int units = rows / unit, blocks = (units + most - 1) / most, small = units / blocks, large = units % blocks;
+        int units = rows / unit, blocks = (units + most - 1) / most;
+        int small = units / blocks, large = units % blocks;
         return (r0 / unit < large * (small + 1) ? small + 1 : small) * unit;
     }
 };
@@ -191,7 +197,9 @@ struct Pool {
             std::free(free.back().second);
             free.pop_back();
         }
-        return {floats, static_cast<float*>(std::aligned_alloc(64, (floats + 15) / 16 * 64))};
+        float* fresh = static_cast<float*>(std::aligned_alloc(64, (floats + 15) / 16 * 64));
+        if (!fresh) throw std::bad_alloc();
+        return {floats, fresh};
     }
     void give(std::pair<size_t, float*> buffer) {
         std::lock_guard<std::mutex> hold(lock);
@@ -210,11 +218,13 @@ struct Workspace {
 
     float* part(size_t floats) {
         float* at = buffer.second ? buffer.second + used : nullptr;
-        used += (floats + 15) / 16 * 16 + 16;  // a line apart, so that planes do not fall on the same sets
+        used += (floats + 15) / 16 * 16;
         return at;
     }
     float* planes(int count) { return part(size_t(count) * s.S) + s.margin; }
-    uint16_t* planes16(int count) { return reinterpret_cast<uint16_t*>(part(size_t(count) * s.S / 2)) + s.margin; }
+    uint16_t* planes16(int count) {
+        return reinterpret_cast<uint16_t*>(part(size_t(count) * s.S / 2)) + s.margin;
+    }
     uint32_t* tile(int count) { return reinterpret_cast<uint32_t*>(part(size_t(count) * TILE)); }
     void lay(bool backward) {
         used = 0;
@@ -306,7 +316,8 @@ template <class F> INLINE void product(const Packed& A, const float* B, const in
 
 // out[m][n] += A[m, :] B[n, :] along pixels, in lanes; summed over lanes once, at the end of the batch
 template <int M, int N>
-INLINE void outer_block(const float* A, const int* oa, const float* B, int sb, int pixels, V* out, int stride) {
+INLINE void outer_block(const float* A, const int* oa, const float* B, int sb, int pixels, V* out,
+                        int stride) {
     V acc[M][N];
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++)
@@ -334,19 +345,39 @@ INLINE void outer_block(const float* A, const int* oa, const float* B, int sb, i
 
 template <int M>
 void outer_rows(const float* A, const int* oa, const float* B, int sb, int nb, int pixels, V* out) {
-    int n = 0;
-    for (; n + WCOLS <= nb; n += WCOLS) outer_block<M, WCOLS>(A, oa, B + n * sb, sb, pixels, out + n, nb);
-    for (; n < nb; n++) outer_block<M, 1>(A, oa, B + n * sb, sb, pixels, out + n, nb);
+    const Blocks columns{nb, 1, WCOLS};
+    for (int n = 0, N; n < nb; n += N) {
+        N = columns.size(n);
+        switch (N) {
+#define CASE(i) \
+    case i: \
+        if constexpr (i <= WCOLS) outer_block<M, i>(A, oa, B + n * sb, sb, pixels, out + n, nb); \
+        break;
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5)
+#undef CASE
+        }
+    }
 }
 
-void outer(const float* A, const int* oa, int na, const float* B, int sb, int nb, int pixels, V* out) {
-    int m = 0;
-    for (; m + WROWS <= na; m += WROWS) outer_rows<WROWS>(A, oa + m, B, sb, nb, pixels, out + m * nb);
-    for (; m < na; m++) outer_rows<1>(A, oa + m, B, sb, nb, pixels, out + m * nb);
+void outer(const float* A, const std::vector<int>& oa, const float* B, int sb, int nb, int pixels, V* out) {
+    const int na = oa.size();
+    const Blocks rows{na, 1, WROWS};
+    for (int m = 0, M; m < na; m += M) {
+        M = rows.size(m);
+        switch (M) {
+#define CASE(i) \
+    case i: \
+        if constexpr (i <= WROWS) outer_rows<i>(A, &oa[m], B, sb, nb, pixels, out + m * nb); \
+        break;
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5)
+#undef CASE
+        }
+    }
 }
 
 // planes[i, q] (+)= start[i] + sum over the nine shifts of p[(i, dy, dx), q + sign s]
-void fold(const Shape& s, const float* p, int channels, int sign, const float* start, float* planes, bool add) {
+void fold(const Shape& s, const float* p, int channels, int sign, const float* start, float* planes,
+          bool add) {
     const std::vector<int> shifts = s.shifts();
     for (int i = 0; i < channels; i++)
         for (int q = 0; q < s.n; q += L) {
@@ -369,7 +400,8 @@ INLINE void hidden_tile(const Shape& s, const Weights& w, const float* x, int q,
 void subnet_forward(const Shape& s, const Weights& w, Workspace& ws) {
     for (int q = 0; q < s.n; q += TILE) {
         hidden_tile(s, w, ws.x, q, ws.hid, TILE);
-        product(w.w2, ws.hid, s.tile_rows.data(), [&](int j, int t, V v) { store(ws.p + j * s.S + q + t * L, v); });
+        product(w.w2, ws.hid, s.tile_rows.data(),
+                [&](int j, int t, V v) { store(ws.p + j * s.S + q + t * L, v); });
     }
     fold(s, ws.p, s.out, 1, w.b2, ws.a, false);
 }
@@ -385,8 +417,8 @@ void subnet_backward(const Shape& s, const Weights& w, Workspace& ws, bool want_
             product(w.w1t, ws.dhid + q, s.rows.data(),
                     [&](int k, int t, V v) { store(ws.p + k * s.S + q + t * L, v); });
     }
-    outer(ws.x, s.u.data(), s.K, ws.dhid, s.S, s.hidden, s.n, ws.dw1);
-    outer(ws.g, s.g.data(), s.J, ws.hid, s.S, s.hidden, s.n, ws.dw2);
+    outer(ws.x, s.u, ws.dhid, s.S, s.hidden, s.n, ws.dw1);
+    outer(ws.g, s.g, ws.hid, s.S, s.hidden, s.n, ws.dw2);
     for (int c = 0; c < s.hidden; c++) {
         V v = ws.db1[c];
         for (int q = 0; q < s.n; q += L) v += load(ws.dhid + c * s.S + q);
@@ -395,8 +427,8 @@ void subnet_backward(const Shape& s, const Weights& w, Workspace& ws, bool want_
 }
 
 #ifdef __AVX512BF16__
-// ---- the same with products in bfloat16 and sums in float32. The instruction adds products of pairs: pairs of
-// rows k or c for the first four products, stored as [pair][pixel][2], and of pixels for the weights' gradients.
+// ---- the same with products in bfloat16 and sums in float32. The instruction adds products of pairs: of rows
+// k, j or c where these are summed, stored as [pair][pixel][2], and of pixels for the weights' gradients.
 
 uint16_t half(float v) {
     uint32_t bits;
@@ -405,7 +437,9 @@ uint16_t half(float v) {
     return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
 }
 
-INLINE __m512 dot(__m512 acc, __m512i a, __m512i b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
+INLINE __m512 dot(__m512 acc, __m512i a, __m512i b) {
+    return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
+}
 INLINE __m256i load16(const uint16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 
 struct Packed16 : Blocks {
@@ -415,11 +449,14 @@ struct Packed16 : Blocks {
     template <class F>
     Packed16(int rows, int unit, int real_rows, int real_k, F at)
         : Blocks{rows, unit, unit == 1 ? 9 : 4}, k((real_k + 1) / 2) {
-        auto value = [&](int r, int i) { return r < real_rows && i < real_k ? uint32_t(half(at(r, i))) : 0u; };
+        auto value = [&](int r, int i) -> uint32_t {
+            return r < real_rows && i < real_k ? half(at(r, i)) : 0;
+        };
         for (int r0 = 0, R; r0 < rows; r0 += R) {
             R = size(r0);
             for (int i = 0; i < k; i++)
-                for (int r = 0; r < R; r++) data.push_back(value(r0 + r, 2 * i) | value(r0 + r, 2 * i + 1) << 16);
+                for (int r = r0; r < r0 + R; r++)
+                    data.push_back(value(r, 2 * i) | value(r, 2 * i + 1) << 16);
         }
     }
 };
@@ -453,13 +490,15 @@ void pair_rows(const uint16_t* planes, const std::vector<int>& offset, uint32_t*
     for (int k = 0; k < count; k += 2, out += TILE) {
         const uint16_t *even = planes + offset[k], *odd = planes + offset[std::min(k + 1, count - 1)];
         for (int t = 0; t < T; t++) {
-            __m512i low = _mm512_cvtepu16_epi32(load16(even + t * 16)), high = _mm512_cvtepu16_epi32(load16(odd + t * 16));
+            __m512i low = _mm512_cvtepu16_epi32(load16(even + t * 16));
+            __m512i high = _mm512_cvtepu16_epi32(load16(odd + t * 16));
             _mm512_storeu_si512(out + t * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
         }
     }
 }
 
-template <int R, class F> INLINE void product_rows16(const uint32_t* A, int nk, const uint32_t* B, int r0, F end) {
+template <int R, class F>
+INLINE void product_rows16(const uint32_t* A, int nk, const uint32_t* B, int r0, F end) {
     __m512 acc[R][T];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
@@ -494,8 +533,9 @@ template <class F> INLINE void product16(const Packed16& A, const uint32_t* B, F
 }
 
 INLINE __m512i beside(__m512i v) {  // 16 even values, then 16 odd ones -> pairs
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,  //
+                         23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(order, v);
 }
 
@@ -547,7 +587,8 @@ void subnet_forward(const Shape& s, const Weights16& w, Workspace& ws) {
 }
 
 template <int M, int N>
-INLINE void outer_block16(const uint16_t* A, const int* oa, const uint16_t* B, int sb, int pixels, V* out, int stride) {
+INLINE void outer_block16(const uint16_t* A, const int* oa, const uint16_t* B, int sb, int pixels, V* out,
+                          int stride) {
     __m512 acc[M][N];
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++)
@@ -573,14 +614,15 @@ INLINE void outer_block16(const uint16_t* A, const int* oa, const uint16_t* B, i
 template <int M>
 void outer_rows16(const uint16_t* A, const int* oa, const uint16_t* B, int sb, int nb, int pixels, V* out) {
     int n = 0;
-    for (; n + WCOLS <= nb; n += WCOLS) outer_block16<M, WCOLS>(A, oa, B + n * sb, sb, pixels, out + n, nb);
+    for (; n + 4 <= nb; n += 4) outer_block16<M, 4>(A, oa, B + n * sb, sb, pixels, out + n, nb);
     for (; n < nb; n++) outer_block16<M, 1>(A, oa, B + n * sb, sb, pixels, out + n, nb);
 }
 
-void outer16(const uint16_t* A, const std::vector<int>& oa, const uint16_t* B, int sb, int nb, int pixels, V* out) {
+void outer16(const uint16_t* A, const std::vector<int>& oa, const uint16_t* B, int sb, int nb, int pixels,
+             V* out) {
     const int na = oa.size();
     int m = 0;
-    for (; m + WROWS <= na; m += WROWS) outer_rows16<WROWS>(A, &oa[m], B, sb, nb, pixels, out + m * nb);
+    for (; m + 6 <= na; m += 6) outer_rows16<6>(A, &oa[m], B, sb, nb, pixels, out + m * nb);
     for (; m < na; m++) outer_rows16<1>(A, &oa[m], B, sb, nb, pixels, out + m * nb);
 }
 
@@ -691,16 +733,30 @@ void couple_backward(const Shape& s, const Affine& f, Workspace& ws, const float
 
 template <class F> void each_part(int b, int threads, F run) {
     std::vector<std::thread> others;
-    for (int t = 1; t < threads; t++)
-        others.emplace_back([=] { run(t, int64_t(b) * t / threads, int64_t(b) * (t + 1) / threads); });
+    for (int t = 1; t < threads; t++) {
+        auto part = [=] { run(t, int64_t(b) * t / threads, int64_t(b) * (t + 1) / threads); };
+        try {
+            others.emplace_back(part);
+        } catch (const std::system_error&) {
+            part();  // no more threads to be had: the same sums, later
+        }
+    }
     run(0, 0, b / threads);
     for (auto& t : others) t.join();
 }
 
-template <class F> void total(int count, const std::vector<Workspace*>& all, V* Workspace::*part, F put) {
+using Workspaces = std::vector<std::unique_ptr<Workspace>>;
+
+Workspaces workspaces(const Shape& s, int64_t threads, bool backward) {
+    Workspaces all;
+    for (int t = 0; t < std::min<int64_t>(threads, s.b); t++) all.emplace_back(new Workspace(s, backward));
+    return all;
+}
+
+template <class F> void total(int count, const Workspaces& all, V* Workspace::*part, F put) {
     for (int i = 0; i < count; i++) {
         float v = 0;
-        for (Workspace* ws : all) v += sum((ws->*part)[i]);
+        for (const auto& ws : all) v += sum(((*ws).*part)[i]);
         put(i, v);
     }
 }
@@ -710,10 +766,11 @@ struct Arrays {
     float *y, *ladj, *a_out, *dx;
 };
 
-template <class W> void forward(const Shape& s, const W& w, const Affine& f, int threads, const Arrays& io) {
+template <class W>
+void forward(const Shape& s, const W& w, const Affine& f, const Arrays& io, const Workspaces& all) {
     const int64_t size = int64_t(s.h) * s.w;
-    each_part(s.b, threads, [&](int, int from, int to) {
-        Workspace ws(s, false);
+    each_part(s.b, all.size(), [&](int t, int from, int to) {
+        Workspace& ws = *all[t];
         for (int i = from; i < to; i++) {
             spread(s, io.x + i * s.c * size, s.c, ws.x);
             subnet_forward(s, w, ws);
@@ -725,7 +782,7 @@ template <class W> void forward(const Shape& s, const W& w, const Affine& f, int
 }
 
 template <class W>
-void backward(const Shape& s, const W& w, const Affine& f, const Arrays& io, const std::vector<Workspace*>& all) {
+void backward(const Shape& s, const W& w, const Affine& f, const Arrays& io, const Workspaces& all) {
     const int64_t size = int64_t(s.h) * s.w;
     each_part(s.b, all.size(), [&](int t, int from, int to) {
         Workspace& ws = *all[t];
@@ -760,30 +817,33 @@ int flowood_kinds() {
 #endif
 }
 
-// dims: b, c, h, w, hidden, bfloat16, threads. All arrays are dense and contiguous. `a` may be null.
-void flowood_forward(const int64_t* dims, float clamp, const float* x, const float* W1, const float* b1,
-                     const float* W2, const float* b2, const float* scale, const float* offset, const float* M,
-                     float* y, float* ladj, float* a) {
+// dims: b, c, h, w, hidden, bfloat16, threads. All arrays are dense and contiguous; `a` may be null.
+// Returns 1 where memory does not suffice, else 0.
+int flowood_forward(const int64_t* dims, float clamp, const float* x, const float* W1, const float* b1,
+                    const float* W2, const float* b2, const float* scale, const float* offset, const float* M,
+                    float* y, float* ladj, float* a) try {
     const Shape s(dims);
     const Affine f{clamp, scale, offset, M};
     const Arrays io{x, nullptr, nullptr, nullptr, y, ladj, a, nullptr};
-    const int threads = std::min<int>(dims[6], s.b);
+    const Workspaces all = workspaces(s, dims[6], false);
 #ifdef __AVX512BF16__
-    if (s.half) return forward(s, Weights16(s, W1, b1, W2, b2), f, threads, io);
+    if (s.half) return forward(s, Weights16(s, W1, b1, W2, b2), f, io, all), 0;
 #endif
-    forward(s, Weights(s, W1, b1, W2, b2), f, threads, io);
+    forward(s, Weights(s, W1, b1, W2, b2), f, io, all);
+    return 0;
+} catch (const std::bad_alloc&) {
+    return 1;
 }
 
 // `dx` may be null. The gradients of the parameters are written, not added.
-void flowood_backward(const int64_t* dims, float clamp, const float* x, const float* a, const float* W1,
-                      const float* b1, const float* W2, const float* b2, const float* scale, const float* offset,
-                      const float* M, const float* dy, const float* dladj, float* dx, float* dW1, float* db1,
-                      float* dW2, float* db2, float* dscale, float* doffset) {
+int flowood_backward(const int64_t* dims, float clamp, const float* x, const float* a, const float* W1,
+                     const float* b1, const float* W2, const float* b2, const float* scale,
+                     const float* offset, const float* M, const float* dy, const float* dladj, float* dx,
+                     float* dW1, float* db1, float* dW2, float* db2, float* dscale, float* doffset) try {
     const Shape s(dims);
     const Affine f{clamp, scale, offset, M};
     const Arrays io{x, a, dy, dladj, nullptr, nullptr, nullptr, dx};
-    std::vector<Workspace*> all;
-    for (int t = 0; t < std::min<int>(dims[6], s.b); t++) all.push_back(new Workspace(s, true));
+    const Workspaces all = workspaces(s, dims[6], true);
 #ifdef __AVX512BF16__
     if (s.half)
         backward(s, Weights16(s, W1, b1, W2, b2), f, io, all);
@@ -800,6 +860,8 @@ void flowood_backward(const int64_t* dims, float clamp, const float* x, const fl
     total(s.out, all, &Workspace::db2, [&](int i, float v) { db2[i] = v; });
     total(s.c, all, &Workspace::dscale, [&](int i, float v) { dscale[i] = v; });
     total(s.c, all, &Workspace::doffset, [&](int i, float v) { doffset[i] = v; });
-    for (Workspace* ws : all) delete ws;
+    return 0;
+} catch (const std::bad_alloc&) {
+    return 1;
 }
 }

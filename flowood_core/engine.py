@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,17 @@ __all__ = ["block", "fused", "status"]
 
 SOURCE = Path(__file__).with_name("engine.cpp")
 FLAGS = ["-std=c++17", "-O3", "-shared", "-fPIC", "-pthread"]
-NATIVE = ["-march=native"]
+NATIVE = ["-march=native", "-mtune=generic"]  # GCC 12 cuts unaligned loads in two for some processors
 
 _on: contextvars.ContextVar[bool] = contextvars.ContextVar("flowood_engine", default=False)
 
 
 @contextlib.contextmanager
 def fused() -> Iterator[None]:
-    """Blocks run in the engine in here, where they can. First derivatives only, by parameters and by x."""
+    """Blocks run in the engine in here, where they can. First derivatives only, by parameters and by x.
+
+    A block is one call: hooks on its subnet do not fire. The flag belongs to the thread that sets it.
+    """
     token = _on.set(True)
     try:
         yield
@@ -79,7 +83,9 @@ def block(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
         module.global_offset,
         module.w_perm,
     ]
-    if half and library.flowood_kinds() == 1:  # no such instruction: weights of that precision, exact products
+    if (
+        half and library.flowood_kinds() == 1
+    ):  # no such instruction: weights of that precision, exact products
         tensors[1], tensors[3], half = tensors[1].bfloat16().float(), tensors[3].bfloat16().float(), False
     y, ladj = _Block.apply(library, float(module.clamp), half, torch.is_grad_enabled(), *tensors)
     return y, ladj + x[0, 0].numel() * scale.log().sum()
@@ -91,14 +97,13 @@ def _fits(module: nn.Module, x: Tensor) -> bool:
     if module.GIN or module.householder or module.reverse_pre_permute or module.conditional:
         return False
     subnet = module.subnet
-    if not (isinstance(subnet, nn.Sequential) and len(subnet) == 3 and isinstance(subnet[1], nn.ReLU)):
+    if not (type(subnet) is nn.Sequential and len(subnet) == 3 and type(subnet[1]) is nn.ReLU):
         return False
-    tensors = [module.global_scale, module.global_offset, module.w_perm, *subnet.parameters()]
-    return (
-        _is_conv3x3(subnet[0])
-        and _is_conv3x3(subnet[2])
-        and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in tensors)
-    )
+    first, _, second = subnet
+    if not (_is_conv3x3(first) and _is_conv3x3(second)) or module.w_perm.requires_grad:
+        return False
+    tensors = (first.weight, first.bias, second.weight, second.bias, module.global_scale, module.w_perm)
+    return all(p.device.type == "cpu" and p.dtype == torch.float32 for p in tensors)
 
 
 def _is_conv3x3(m: nn.Module) -> bool:
@@ -120,7 +125,7 @@ class _Block(torch.autograd.Function):
         a = x.new_empty(len(x), len(w2), *x.shape[2:]) if keep else None
         dims = (ctypes.c_int64 * 7)(*x.shape, len(w1), half, torch.get_num_threads())
         ctx.call = library, dims, ctypes.c_float(clamp)
-        library.flowood_forward(dims, ctypes.c_float(clamp), *map(_pointer, [*inputs, y, ladj, a]))
+        _call(library.flowood_forward, *ctx.call[1:], [*inputs, y, ladj, a])
         if keep:
             ctx.save_for_backward(a, *inputs)
         return y, ladj
@@ -133,15 +138,20 @@ class _Block(torch.autograd.Function):
         dx = torch.empty_like(x) if ctx.needs_input_grad[4] else None
         grads = [torch.empty_like(p) for p in parameters[:-1]]  # all but the permutation
         dy, dladj = dy.contiguous(), dladj.contiguous()
-        library.flowood_backward(dims, clamp, *map(_pointer, [x, a, *parameters, dy, dladj, dx, *grads]))
+        _call(library.flowood_backward, dims, clamp, [x, a, *parameters, dy, dladj, dx, *grads])
         return None, None, None, None, dx, *grads, None
 
 
-def _pointer(t: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if t is None else t.data_ptr())
+def _call(function: Any, dims: Any, clamp: ctypes.c_float, arrays: list[Tensor | None]) -> None:
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in arrays]
+    if function(dims, clamp, *pointers):
+        raise MemoryError("expected room for the hidden planes of one sample a thread; use fewer threads")
 
 
 # ---- building
+
+
+_building = threading.Lock()
 
 
 @functools.cache
@@ -151,17 +161,18 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if compiler is None:
         return None, "no C++ compiler (c++, g++ or clang++) on PATH"
     why = ""
-    for flags in (FLAGS + NATIVE, FLAGS):
-        try:
-            library = _built(compiler, flags)
-        except (OSError, subprocess.SubprocessError) as e:
-            why = f"{compiler} failed: {(getattr(e, 'stderr', None) or str(e)).strip()[:200]}"
-            continue
-        error = _self_check(library, False)
-        if error < 1e-4 and (library.flowood_kinds() == 1 or _self_check(library, True) < 0.05):
-            kinds = "float32 and bfloat16" if library.flowood_kinds() > 1 else "float32"
-            return library, f"{kinds}, compiled by {compiler} {' '.join(flags[5:])}".rstrip()
-        why = f"self-check failed, relative error {error:.1e}"
+    with _building:  # a second thread then finds what the first one built
+        for flags, how in [(FLAGS + NATIVE, "for this processor"), (FLAGS, "for any processor, slow")]:
+            try:
+                library = _built(compiler, flags)
+                kinds = ["float32", "bfloat16"][: library.flowood_kinds()]
+                errors = {kind: _self_check(library, kind == "bfloat16") for kind in kinds}
+            except (OSError, subprocess.SubprocessError, AttributeError, MemoryError, RuntimeError) as e:
+                why = f"{compiler} failed: {(getattr(e, 'stderr', None) or str(e)).strip()[:200]}"
+                continue
+            if all(errors[kind] < {"float32": 1e-4, "bfloat16": 0.05}[kind] for kind in kinds):
+                return library, f"{' and '.join(kinds)}, compiled {how} by {compiler}"
+            why = f"self-check failed, relative errors {errors}"
     return None, " ".join(why.split())
 
 
@@ -195,8 +206,8 @@ def _digest(content: bytes) -> str:
 
 def _open(file: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(file))
-    library.flowood_kinds.restype = ctypes.c_int
-    library.flowood_forward.restype = library.flowood_backward.restype = None
+    for function in (library.flowood_kinds, library.flowood_forward, library.flowood_backward):
+        function.restype = ctypes.c_int
     return library
 
 

@@ -25,7 +25,7 @@ __all__ = ["Block", "Flow", "densities", "dequantise", "draw_permutations", "ima
 class Block(AllInOneBlock):
     """FrEIA 0.2's AllInOneBlock: same parameters, same numbers, safe under autocast and autograd.
 
-    Inside `engine.fused()` an image block runs in compiled code, forward only the direction x -> z.
+    Inside `engine.fused()` the direction x -> z of an image block is one compiled call, and so is its gradient.
 
     Three differences, none of which changes a float32 result: the subnet's output is not scaled in place
     (in FrEIA 0.2 a subnet that ends in ReLU fails in backward), log-scale and shift are brought to the

@@ -38,7 +38,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_model
 
-from flowood_core import datasets, metrics, paths, scores, train
+from flowood_core import datasets, engine, metrics, paths, scores, train
 from flowood_core.complexity import codec_versions
 from flowood_core.files import write_atomically
 from flowood_core.flow import Flow, densities, dequantise, image_flow
@@ -235,6 +235,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
         "codec": codec_versions(),
+        "engine": engine.status(),
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),

@@ -18,8 +18,20 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: n
 few = settings(max_examples=25, deadline=None)
 
 SIZES = [(8, 8), (16, 16), (32, 32), (28, 28), (20, 12), (5, 1), (1, 1)]
-FLOAT32 = 2e-5  # norm of the error by the norm of the value; seen is 1e-6
-STUB = 'extern "C" { int flowood_kinds() { return 1; } void flowood_forward() {} void flowood_backward() {} }'
+FLOAT32 = 1e-5  # seen is 1e-6
+STUB = """
+extern "C" int flowood_kinds() { return 1; }
+extern "C" int flowood_forward(void*, float, void*, void*, void*, void*, void*, void*, void*, void*, float* y) {
+    y[0] = 1e9f;
+    return 0;
+}
+extern "C" int flowood_backward() { return 0; }
+"""
+
+
+def coarse(x: torch.Tensor) -> torch.Tensor:
+    """Few bits: what goes into a ReLU is then exact in every precision, and no ReLU falls to the other side."""
+    return (16 * x).round().clamp(-127, 127) / 16
 
 
 def block(c: int, h: int, w: int, hidden: int, seed: int = 0, soft: bool = True) -> flow.Block:
@@ -30,6 +42,8 @@ def block(c: int, h: int, w: int, hidden: int, seed: int = 0, soft: bool = True)
     with torch.no_grad():
         for p in (*module.subnet.parameters(), module.global_offset):
             p.copy_(torch.randn(p.shape, generator=rng) / math.sqrt(max(p[0].numel() / 9, 1)))
+        for p in module.subnet[0].parameters():
+            p.copy_(coarse(p))
         module.global_scale.add_(torch.randn(module.global_scale.shape, generator=rng))
     return module
 
@@ -50,12 +64,16 @@ def results(module: nn.Module, x: torch.Tensor, fused: bool, bf16: bool = False)
             (y,), ladj = module((x,))
     loss = (y * normal(*y.shape, seed=2).to(y)).sum() + (ladj * normal(len(ladj), seed=3).to(y)).sum()
     grads = torch.autograd.grad(loss, [x, *trained.values()])
-    return {"y": y.detach(), "ladj": ladj.detach()} | dict(zip(["x", *trained], grads, strict=True))
+    return {"y": y.detach(), "ladj": ladj.detach() / y[0].numel()} | dict(
+        zip(["x", *trained], grads, strict=True)
+    )
 
 
 def worst(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Largest norm of an error by the norm of its value; a value far below its terms, by 0.1 an entry."""
+    floor = {k: 0.1 * math.sqrt(v.numel()) for k, v in expected.items()}
     errors = {
-        k: ((found[k].double() - v).norm() / v.norm().clamp_min(1e-3)).item() for k, v in expected.items()
+        k: ((found[k].double() - v).norm() / v.norm().clamp_min(floor[k])).item() for k, v in expected.items()
     }
     assert all(map(math.isfinite, errors.values())), errors
     return max(errors.values())
@@ -63,7 +81,7 @@ def worst(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
 
 def errors(c: int, h: int, w: int, hidden: int, b: int, seed: int = 0, soft: bool = True, bf16: bool = False):
     """Of the engine and of plain torch, both against torch in double."""
-    module, x = block(c, h, w, hidden, seed, soft), normal(b, c, h, w, seed=seed + 4)
+    module, x = block(c, h, w, hidden, seed, soft), coarse(normal(b, c, h, w, seed=seed + 4))
     expected = results(copy.deepcopy(module).double(), x.double(), fused=False)
     return tuple(worst(results(module, x, fused=fused, bf16=bf16), expected) for fused in (True, False))
 
@@ -104,14 +122,13 @@ def test_sizes_of_images(size):
     "c, size, hidden",
     [
         *((3, size, 64) for size in SIZES),
-        *((c, (6, 7), n) for c, n in [(2, 1), (3, 13), (12, 48), (5, 31), (6, 129)]),
+        *((c, (16, 17), n) for c, n in [(2, 1), (3, 13), (12, 48), (5, 31), (6, 129)]),
     ],
     ids=str,
 )
 def test_bfloat16_errs_no_more_than_that_of_torch(c, size, hidden):
-    """Both round weights, inputs and hidden values; most of the error is a ReLU that falls to the other side."""
-    mine, torchs = errors(c, *size, hidden, b=2, bf16=True)
-    assert FLOAT32 < mine < 1.5 * torchs + 1e-3
+    mine, torchs = errors(c, *size, hidden, b=4, bf16=True)
+    assert FLOAT32 < mine < 1.2 * torchs + 1e-3
 
 
 @pytest.mark.parametrize("squeeze", [0, 1])
@@ -168,7 +185,8 @@ def test_nan_stays_nan(channel, bf16):
 def test_the_layout_of_x_changes_nothing(layout):
     module, x = block(3, 6, 8, hidden=8), normal(4, 3, 6, 8)
     plain, other = results(module, x, fused=True), results(module, layout(x), fused=True)
-    assert all(torch.equal(plain[k], other[k]) for k in plain)
+    tolerance = 0 if engine.status().startswith("engine") else FLOAT32  # torch picks its kernel by the layout
+    assert worst(other, {k: v.double() for k, v in plain.items()}) <= tolerance
 
 
 # ---- the same bits every time

@@ -93,7 +93,9 @@ def test_the_ratio_of_a_flow_with_itself_is_zero_and_its_sign_is_that_of_the_bac
 
 def test_the_fusion_weighs_most_what_separates():
     train, synthetic = drawn(0, n=2000), drawn(1, n=2000, complexity=-2.0)
-    weights = dict(zip(["log_pz", "log_px", "complexity"], neighbours.Fusion.fit(train, synthetic).weights))
+    weights = dict(
+        zip(["log_pz", "log_px", "complexity"], neighbours.Fusion.fit(train, synthetic).weights, strict=True)
+    )
     assert weights["complexity"] < 0  # low complexity speaks for OOD
     assert abs(weights["complexity"]) == max(map(abs, weights.values()))
 
