@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 FIRST := uv|setuptools|wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce status plan data test check notebooks readme lock lab clean
+.PHONY: help setup reproduce status plan data test check notebooks bench readme lock lab clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,9 @@ notebooks: .venv/.ok ## notebooks/*.ipynb anew from nbs_src/*.py (one way: the s
 	  [jupytext(["--quiet", "--to", "ipynb", "--output", f"notebooks/{p.stem}.ipynb", str(p)]) \
 	   for p in sorted(pathlib.Path("nbs_src").glob("*.py"))]'
 	@$(BIN)/nbstripout notebooks/*.ipynb  # cell ids become 0, 1, 2 ...: the same source gives the same bytes
+
+bench: .venv/.ok ## speed beside what one would otherwise write, about 10 minutes; benchmarks/README.md
+	@$(BIN)/python -m benchmarks.bench
 
 readme: .venv/.ok ## README's result table anew from the committed runs
 	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m flowood_core.scoreboard

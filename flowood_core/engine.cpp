@@ -806,6 +806,54 @@ void backward(const Shape& s, const W& w, const Affine& f, const Arrays& io, con
 
 }  // namespace
 
+// Three extended-box passes along x, then three along y, each rounded to 8 bits with the edge repeated: Pillow's
+// GaussianBlur in integers. Weights are in units of 2^-24 and sum to 2^24, so that 255 of them fit 32 bits.
+struct Box {
+    int64_t reach;
+    uint32_t inner, outer;
+};
+
+// out[i] from the window centred at i; `at(k)` is the line of bytes shifted by k, |k| <= reach + 1
+template <class Line>
+static void box_pass(uint8_t* out, uint32_t* sum, int64_t n, const Box& box, Line at) {
+    const uint8_t* first = at(-box.reach);
+    for (int64_t i = 0; i < n; ++i) sum[i] = first[i];
+    for (int64_t k = 1 - box.reach; k <= box.reach; ++k) {
+        const uint8_t* line = at(k);
+        for (int64_t i = 0; i < n; ++i) sum[i] += line[i];
+    }
+    const uint8_t *left = at(-box.reach - 1), *right = at(box.reach + 1);
+    for (int64_t i = 0; i < n; ++i) {
+        const uint32_t ends = uint32_t(left[i]) + right[i];
+        out[i] = uint8_t((sum[i] * box.inner + ends * box.outer + (1u << 23)) >> 24);
+    }
+}
+
+static void blur_plane(const uint8_t* in, uint8_t* out, int64_t h, int64_t w, const Box& box,
+                       std::vector<uint8_t>& padded, std::vector<uint8_t>& other, std::vector<uint32_t>& sum) {
+    const int64_t margin = box.reach + 1;
+    padded.resize(w + 2 * margin);
+    other.resize(h * w);
+    sum.resize(w);
+    for (int64_t y = 0; y < h; ++y) {
+        const uint8_t* row = in + y * w;
+        for (int pass = 0; pass < 3; ++pass) {
+            std::fill_n(padded.data(), margin, row[0]);
+            std::copy_n(row, w, padded.data() + margin);
+            std::fill_n(padded.data() + margin + w, margin, row[w - 1]);
+            box_pass(out + y * w, sum.data(), w, box, [&](int64_t k) { return padded.data() + margin + k; });
+            row = out + y * w;
+        }
+    }
+    uint8_t *from = out, *to = other.data();
+    for (int pass = 0; pass < 3; ++pass, std::swap(from, to))
+        for (int64_t y = 0; y < h; ++y)
+            box_pass(to + y * w, sum.data(), w, box, [&](int64_t k) {
+                return from + std::min(std::max(y + k, int64_t(0)), h - 1) * w;
+            });
+    std::copy_n(from, h * w, out);  // an odd number of passes ends in the other plane
+}
+
 extern "C" {
 
 // 1: float32 only; 2: products in bfloat16 too
@@ -815,6 +863,21 @@ int flowood_kinds() {
 #else
     return 1;
 #endif
+}
+
+// dims: planes, h, w, reach, inner, outer
+int flowood_blur(const int64_t* dims, const uint8_t* in, uint8_t* out) {
+    try {
+        const Box box{dims[3], uint32_t(dims[4]), uint32_t(dims[5])};
+        std::vector<uint8_t> padded, other;
+        std::vector<uint32_t> sum;
+        const int64_t size = dims[1] * dims[2];
+        for (int64_t p = 0; p < dims[0]; ++p)
+            blur_plane(in + p * size, out + p * size, dims[1], dims[2], box, padded, other, sum);
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
 }
 
 // dims: b, c, h, w, hidden, bfloat16, threads. All arrays are dense and contiguous; `a` may be null.

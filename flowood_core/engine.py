@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from flowood_core.files import write_atomically
 
-__all__ = ["block", "fused", "status"]
+__all__ = ["block", "blur", "fused", "status"]
 
 SOURCE = Path(__file__).with_name("engine.cpp")
 FLAGS = ["-std=c++17", "-O3", "-shared", "-fPIC", "-pthread"]
@@ -89,6 +89,22 @@ def block(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
         tensors[1], tensors[3], half = tensors[1].bfloat16().float(), tensors[3].bfloat16().float(), False
     y, ladj = _Block.apply(library, float(module.clamp), half, torch.is_grad_enabled(), *tensors)
     return y, ladj + x[0, 0].numel() * scale.log().sum()
+
+
+def blur(x: Tensor, reach: int, inner: int, outer: int) -> Tensor | None:
+    """Pillow's blur of 8-bit planes (..., h, w) bit for bit, or None where others have to do it.
+
+    Three passes of a box along each axis, weights in units of 2^-24: `inner` for the 2 reach + 1 pixels around the
+    centre, `outer` for the two at its ends. See `outliers.image.gaussian_blur`.
+    """
+    if x.device.type != "cpu" or os.environ.get("FLOWOOD_ENGINE") == "torch" or _load()[0] is None:
+        return None
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    dims = (ctypes.c_int64 * 6)(x.shape[:-2].numel(), *x.shape[-2:], reach, inner, outer)
+    if _load()[0].flowood_blur(dims, ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(out.data_ptr())):
+        raise MemoryError("expected room for one plane of the image")
+    return out
 
 
 def _fits(module: nn.Module, x: Tensor) -> bool:
@@ -206,7 +222,8 @@ def _digest(content: bytes) -> str:
 
 def _open(file: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(file))
-    for function in (library.flowood_kinds, library.flowood_forward, library.flowood_backward):
+    for name in ("kinds", "forward", "backward", "blur"):
+        function = getattr(library, f"flowood_{name}")
         function.restype = ctypes.c_int
     return library
 

@@ -235,7 +235,7 @@ def dequantise(
         return (x.to(dtype) + 0.5) / 256
     u = torch.rand(x.shape, generator=rng, device=x.device, dtype=dtype)
     # a float32 near 255 has steps of 2^-16: a u nearer to 1 would be rounded up, out of the bin
-    return (x.to(dtype) + u.clamp_max(1 - 128 * torch.finfo(dtype).eps)) / 256
+    return u.clamp_max_(1 - 128 * torch.finfo(dtype).eps).add_(x).div_(256)
 
 
 @torch.inference_mode()

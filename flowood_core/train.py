@@ -171,16 +171,18 @@ def draw_batch(
     epoch, position = divmod(step, per_epoch)
     order = torch.randperm(n, generator=_generator(x.device, settings.seed, 0, epoch), device=x.device)
     index = order[position * batch_size : (position + 1) * batch_size]
-    batch = x[index]
+    batch = x.index_select(0, index)
 
     rng = _generator(x.device, settings.seed, 1, step)
     is_outlier = torch.zeros(len(batch), dtype=torch.bool, device=x.device)
     if outliers is not None:
         is_outlier = torch.rand(len(batch), generator=rng, device=x.device) < settings.outlier_prob
         # a partner is another sample of the data set, as when outliers are made while data is loaded
-        partner = x[(index + torch.randint(1, n, (len(batch),), generator=rng, device=x.device)) % n]
-        if is_outlier.any():
-            batch[is_outlier] = outliers(batch[is_outlier], partner[is_outlier], rng=rng)
+        partner = (index + torch.randint(1, n, (len(batch),), generator=rng, device=x.device)) % n
+        (chosen,) = is_outlier.nonzero(as_tuple=True)
+        if len(chosen):
+            x_out = outliers(x.index_select(0, index[chosen]), x.index_select(0, partner[chosen]), rng=rng)
+            batch.index_copy_(0, chosen, x_out)
     if batch.dtype == torch.uint8:
         batch = dequantise(batch, rng)
     return batch, is_outlier

@@ -19,6 +19,7 @@ ROOT = paths.repo_root()
 PACKAGE = ROOT / "flowood_core"
 ROWS = [  # a room imports from lower rows only; those that stand in none (grid, page, ...) are above them all
     {"paths", "params", "progress", "files"},
+    {"engine"},
     {
         "complexity",
         "metrics",
@@ -28,13 +29,13 @@ ROWS = [  # a room imports from lower rows only; those that stand in none (grid,
         "lipschitz",
         "subnets",
         "registry",
-        "engine",
     },
     {"download", "fingerprint"},
     {"archives"},
     {"prepare"},
     {"flow", "feature_flows", "datasets", "encoders", "report"},
-    {"train"},
+    {"train", "corpora"},
+    {"features"},
     {"runs"},
 ]
 TOP = len(ROWS)

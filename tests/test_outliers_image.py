@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from scipy import stats
 
+from flowood_core import engine
 from flowood_core.outliers import image
 from flowood_core.outliers.image import (
     METHOD_LABELS,
@@ -29,7 +30,7 @@ from flowood_core.outliers.image import (
     real_outliers,
 )
 
-ENGINES = ["auto", "tensor", "pillow"]
+ENGINES = ["auto", "tensor", "pillow"] + ["compiled"] * engine.status().startswith("engine")
 RADII = [0.3, 0.5, 0.7, 1, 1.3, 1.5, 2, 2.5, 3, 4, 5, 7, 8, 20]
 SHAPES = [(3, 32, 32), (1, 32, 32), (3, 28, 28), (4, 16, 16), (3, 20, 48), (1, 64, 9), (2, 1, 40), (1, 1, 1)]
 DRAWING = {"cutpaste": cutpaste, "cutmix": cutmix, "mixup": mixup, "ccm": ccm, "ccm_gaussian": ccm_gaussian}

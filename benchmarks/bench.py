@@ -1,0 +1,362 @@
+"""Speed, side by side with what a user would otherwise write.
+
+    make bench                 all figures on a processor, about 10 minutes
+    python -m benchmarks.bench --figures training,scoring --rounds 3
+
+Every figure is a number of ways to do the same work. The ways take turns in one process, forwards in one round and
+backwards in the next, so that whatever else the machine does hits them alike. Reported are the median rate over
+the rounds, its range, and the ratio of medians to the named baseline. No number here is a test.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import baselines
+from flowood_core import complexity, datasets, engine, flow, lipschitz, runs, train
+from flowood_core.outliers import image as outliers
+from flowood_core.progress import track
+
+HERE = Path(__file__).parent
+Ways = dict[str, Callable[[], int]]  # each does its work once and returns how many items it did
+FIGURES: dict[str, tuple[str, str, Callable[[], Ways]]] = {}
+
+
+def figure(name: str, unit: str, title: str):
+    """Register a figure: its function makes the ways, warmed up; the first is the baseline."""
+
+    def register(make: Callable[[], Ways]) -> Callable[[], Ways]:
+        FIGURES[name] = (unit, title, make)
+        return make
+
+    return register
+
+
+def images(n: int) -> torch.Tensor:
+    """CIFAR-10 where it is, else embedded photo crops: speed does not depend on the pixels."""
+    try:
+        x = datasets.load("cifar10", "train").x
+    except datasets.MissingData:
+        x = datasets.load("photo", "train").x
+    return x.repeat(-(-n // len(x)), 1, 1, 1)[:n]
+
+
+# --- training ----------------------------------------------------------------------------------------------
+
+
+def training(squeeze: int, hidden: int, batch_size: int, steps: int) -> Ways:
+    n = batch_size * steps
+    x = images(max(n, 2048))
+    inn = baselines.freia_flow(squeeze, hidden)
+    inn_compiled = baselines.freia_flow(squeeze, hidden)
+    compiled = torch.compile(lambda v: baselines.log_prob(inn_compiled, v))
+
+    def with_freia(compute, net) -> Callable[[], int]:
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
+
+        def work() -> int:
+            settings = train.Settings(steps=steps, batch_size=batch_size)
+            for step in range(steps):
+                batch, flags = train.draw_batch(x, outliers.ccm_gaussian, step, batch_size, settings)
+                optimizer.zero_grad()
+                lp = compute(batch)
+                loss = torch.where(flags, torch.nn.functional.softplus(lp), -lp).sum() / len(lp) / 3072
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+                optimizer.step()
+            return n
+
+        return work
+
+    def with_loader() -> int:
+        optimizer = torch.optim.Adam(inn.parameters(), lr=1e-4)
+        loader = baselines.pil_loader(x[:n], batch_size)
+        for batch, flags in loader:
+            baselines.train_step(inn, optimizer, batch, flags)
+        return n
+
+    def with_ours(bf16: bool, use_engine: bool, micro: int | None = None) -> Callable[[], int]:
+        ours = flow.image_flow(squeeze=squeeze, hidden=hidden)
+
+        def work() -> int:
+            settings = train.Settings(
+                steps=steps, batch_size=batch_size, lr=1e-4, bf16=bf16, micro_batch=micro
+            )
+            with forced(use_engine):
+                train.fit(ours, x, outliers.ccm_gaussian, settings=settings, log_every=steps)
+            return n
+
+        return work
+
+    return {
+        "FrEIA eager, data resident": with_freia(lambda v: baselines.log_prob(inn, v), inn),
+        "FrEIA eager, PIL DataLoader": with_loader,
+        "torch.compile(FrEIA), data resident": with_freia(compiled, inn_compiled),
+        "flowood without the engine": with_ours(False, False, 16),
+        "flowood, float32": with_ours(False, True),
+        "flowood, bfloat16": with_ours(True, True),
+    }
+
+
+@figure(
+    "training_direct", "images/s", "training the paper's flow: direct 3x32x32, h64, batch 128, CCM+Gaussian"
+)
+def _() -> Ways:
+    return training(squeeze=0, hidden=64, batch_size=128, steps=2)
+
+
+@figure("training_squeezed", "images/s", "training a squeezed flow: 12x16x16, h128, batch 128, CCM+Gaussian")
+def _() -> Ways:
+    return training(squeeze=1, hidden=128, batch_size=128, steps=2)
+
+
+# --- scoring -----------------------------------------------------------------------------------------------
+
+
+@figure("scoring", "images/s", "scoring with the paper's flow (direct h64): log p_Z and log p_X")
+def _() -> Ways:
+    x = images(256)
+    floats = flow.dequantise(x)
+    inn, ours = baselines.freia_flow(0, 64), flow.image_flow(hidden=64).eval()
+
+    def eager() -> int:
+        for part in floats.split(128):
+            baselines.log_prob(inn, part)
+        return len(x)
+
+    def inference() -> int:
+        with torch.inference_mode():
+            return eager()
+
+    def with_ours(bf16: bool) -> Callable[[], int]:
+        def work() -> int:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                flow.densities(ours, x)
+            return len(x)
+
+        return work
+
+    return {
+        "FrEIA eager, batch 128, gradients on": eager,
+        "FrEIA eager, batch 128, inference mode": inference,
+        "flowood, float32": with_ours(False),
+        "flowood, bfloat16": with_ours(True),
+    }
+
+
+# --- outliers, gradients, complexity -----------------------------------------------------------------------
+
+
+@figure(
+    "outliers",
+    "images/s",
+    "batches of CCM+Gaussian outliers with Pillow's exact blur, dequantised, batch 128",
+)
+def _() -> Ways:
+    x = images(2048)
+
+    def loader() -> int:
+        return sum(len(batch) for batch, _ in baselines.pil_loader(x, 128))
+
+    def ours() -> int:
+        settings = train.Settings(batch_size=128)
+        return sum(
+            len(train.draw_batch(x, outliers.ccm_gaussian, s, 128, settings)[0]) for s in range(len(x) // 128)
+        )
+
+    return {"PIL Dataset in a DataLoader": loader, "flowood, a batch at a time": ours}
+
+
+@figure("gradients", "images/s", "norms of the gradient of log p_X (Table 4), squeezed h64")
+def _() -> Ways:
+    x = flow.dequantise(images(64))
+    inn, ours = baselines.freia_flow(1, 64), flow.image_flow(squeeze=1, hidden=64)
+
+    def loop() -> int:
+        return len(baselines.gradient_norms_loop(inn, x))
+
+    def batched(use_engine: bool) -> Callable[[], int]:
+        def work() -> int:
+            if use_engine:
+                with engine.fused():
+                    return sum(len(lipschitz.grad_logp(ours.log_prob, p)) for p in x.split(32))
+            return sum(len(lipschitz.grad_logp(ours.log_prob, p)) for p in x.split(32))
+
+        return work
+
+    return {
+        "one backward pass per sample": loop,
+        "flowood, batched": batched(False),
+        "flowood, batched and fused": batched(True),
+    }
+
+
+@figure("complexity", "images/s", "C(x) of 32x32 images, the same bytes")
+def _() -> Ways:
+    x = images(512)
+    cores = os.cpu_count() or 1
+    ways = {
+        "glymur through files": lambda: len(baselines.complexity_through_files(x)),
+        "Pillow, one by one": lambda: len(baselines.complexity_one_by_one(x)),
+        "flowood, one core": lambda: len(complexity.image_complexity(x)),
+    }
+    if cores > 1:
+        ways[f"flowood, {cores} cores"] = lambda: len(complexity.image_complexity(x, workers=cores))
+    ways["flowood, remembered"] = lambda: len(datasets.complexity_of(x))
+    return ways
+
+
+# --- how cost grows ----------------------------------------------------------------------------------------
+
+
+def growth() -> list[dict]:
+    """Seconds of a training step by images and by blocks: linear in both is what one hopes for."""
+    rows = []
+    for blocks, batch in [(8, 16), (8, 32), (8, 64), (8, 128), (2, 64), (4, 64), (16, 64)]:
+        f = flow.image_flow(hidden=64, blocks=blocks)
+        x = images(512)
+        settings = train.Settings(steps=4, batch_size=batch)
+        train.fit(f, x, outliers.ccm_gaussian, settings=settings, log_every=4)
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            train.fit(f, x, outliers.ccm_gaussian, settings=settings, log_every=4)
+            times.append((time.perf_counter() - began) / 4)
+        rows.append({"blocks": blocks, "batch": batch, "ms_per_step": 1000 * statistics.median(times)})
+    return rows
+
+
+# --- measuring ---------------------------------------------------------------------------------------------
+
+
+class forced:
+    """With or without the engine, whatever the machine would choose."""
+
+    def __init__(self, use_engine: bool):
+        self.use = use_engine
+
+    def __enter__(self) -> None:
+        self.before = os.environ.pop("FLOWOOD_ENGINE", None)
+        if not self.use:
+            os.environ["FLOWOOD_ENGINE"] = "torch"
+
+    def __exit__(self, *_: object) -> None:
+        os.environ.pop("FLOWOOD_ENGINE", None)
+        if self.before is not None:
+            os.environ["FLOWOOD_ENGINE"] = self.before
+
+
+def measure(name: str, rounds: int) -> dict:
+    unit, title, make = FIGURES[name]
+    ways = make()
+    for work in ways.values():
+        work()  # warm up: compile, cache, allocate
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    with track(rounds * len(ways), name) as progress:
+        for k in range(rounds):
+            for way in list(ways) if k % 2 == 0 else reversed(list(ways)):
+                began = time.perf_counter()
+                done = ways[way]()
+                rates[way].append(done / (time.perf_counter() - began))
+                progress.update()
+    baseline = statistics.median(next(iter(rates.values())))
+    return {
+        "title": title,
+        "unit": unit,
+        "ways": {
+            way: {
+                "median": statistics.median(r), "low": min(r), "high": max(r),
+                "ratio": statistics.median(r) / baseline,
+            }
+            for way, r in rates.items()
+        },
+    }  # fmt: skip
+
+
+def machine() -> str:
+    made = runs.provenance()["machine"]
+    words = made["gpu"] or made["processor"]
+    return re.sub(r"[^a-z0-9]+", "-", f"{words} {made['threads']} threads".lower()).strip("-")
+
+
+def table(results: dict) -> str:
+    """The results as a Markdown page section."""
+    p = results["provenance"]
+    packages = ", ".join(f"{k} {v}" for k, v in p["packages"].items())
+    lines = [
+        f"{results['machine']}: {p['machine']['processor']}, {p['machine']['threads']} threads, {packages}; "
+        f"{results['rounds']} rounds, {results['date']}; other load during the run {results['load']:.1f}.",
+        "",
+    ]
+    for f in results["figures"].values():
+        lines += [f"**{f['title']}**", "", f"| way | {f['unit']} | range | ratio |", "|---|--:|--:|--:|"]
+        for way, r in f["ways"].items():
+            lines.append(
+                f"| {way} | {r['median']:,.0f} | {r['low']:,.0f} – {r['high']:,.0f} | ×{r['ratio']:.2f} |"
+            )
+        lines.append("")
+    if results.get("growth"):
+        lines += [
+            "**How cost grows** (float32, one training step)",
+            "",
+            "| blocks | batch | ms |",
+            "|--:|--:|--:|",
+        ]
+        lines += [f"| {r['blocks']} | {r['batch']} | {r['ms_per_step']:.1f} |" for r in results["growth"]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--figures", default=",".join(FIGURES), help="comma-separated; all by default")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--no-growth", action="store_true", help="leave out how cost grows")
+    chosen = parser.parse_args(arguments)
+    names = chosen.figures.split(",")
+    if unknown := set(names) - set(FIGURES):
+        parser.error(f"unknown figures {', '.join(unknown)}; there are {', '.join(FIGURES)}")
+    torch.manual_seed(0)
+    np.random.seed(0)
+    load = os.getloadavg()[0]
+    results = {"machine": machine(), "rounds": chosen.rounds, "date": time.strftime("%Y-%m-%d"), "load": load}
+    results |= {"engine": engine.status(), "platform": platform.platform(), "figures": {}}
+    for name in names:
+        results["figures"][name] = measure(name, chosen.rounds)
+        best = max(results["figures"][name]["ways"].items(), key=lambda item: item[1]["median"])
+        print(f"{name}: {best[0]} ×{best[1]['ratio']:.1f}", flush=True)
+    if not chosen.no_growth:
+        results["growth"] = growth()
+    results["provenance"] = runs.provenance()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    path = chosen.out / f"{results['machine']}.json"
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(table(results))
+    write_page()
+    print(f"written to {path}")
+    return 0
+
+
+def write_page() -> None:
+    """benchmarks/README.md: what stands there, and below its marker the tables of all results."""
+    page = HERE / "README.md"
+    head = page.read_text(encoding="utf-8").split(MARKER)[0].rstrip()
+    found = sorted((HERE / "results").glob("*.json"))
+    tables = [table(json.loads(path.read_text(encoding="utf-8"))) for path in found]
+    page.write_text("\n\n".join([head, MARKER, *tables]), encoding="utf-8")
+
+
+MARKER = "<!-- results: written by `make bench` -->"
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
