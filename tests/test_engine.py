@@ -26,6 +26,7 @@ extern "C" int flowood_forward(void*, float, void*, void*, void*, void*, void*, 
     return 0;
 }
 extern "C" int flowood_backward() { return 0; }
+extern "C" int flowood_blur() { return 0; }
 """
 
 
