@@ -2,8 +2,8 @@
 
 A preset (``flowood_core/profiles/<profile>.yaml``) has two sections for it. ``runs:`` holds fields of
 `runs.Spec` shared by all runs, and ``runs_by_id:`` fields for one ID set. ``grid:`` names the tables; every
-field of an entry may be a list, and the rows of the table are their product. A name that is no field is
-refused before anything starts.
+field of an entry may be a list, and the rows of the table are their product; a table that is no rectangle is a
+list of such entries. A name that is no field is refused before anything starts.
 """
 
 import itertools
@@ -31,7 +31,10 @@ def rows(profile: str, table: str) -> list[Spec]:
     grid = preset(profile).get("grid", {})
     if table not in grid:
         raise GridError(f"profile {profile!r} has no grid for {table!r}; it has {', '.join(grid) or 'none'}")
-    entry = dict(grid[table])
+    return [row for entry in _as_list(grid[table]) for row in _product(profile, dict(entry))]
+
+
+def _product(profile: str, entry: dict[str, Any]) -> list[Spec]:
     ids = _as_list(entry.pop("id"))
     entry.pop("ood", None)
     names = list(entry)
@@ -72,7 +75,8 @@ def by_run_id(profile: str) -> dict[str, Spec]:
 
 def _ood(profile: str, id: str) -> tuple[str, ...]:
     grid = preset(profile).get("grid", {})
-    named = [name for entry in grid.values() if id in _as_list(entry["id"]) for name in entry.get("ood", [])]
+    entries = [entry for table in grid.values() for entry in _as_list(table)]
+    named = [name for entry in entries if id in _as_list(entry["id"]) for name in entry.get("ood", [])]
     return tuple(name for name in dict.fromkeys(named) if name != id)
 
 

@@ -119,3 +119,13 @@ def test_every_notebook_of_the_grid_exists_and_every_notebook_is_in_it():
     sources = {p.stem for p in (ROOT / "nbs_src").glob("*.py")}
     listed = {name for name in sources if f'"{name}": [' in text}
     assert listed == sources - {"train_one"}
+
+
+def test_a_table_may_be_a_list_of_products(monkeypatch):
+    entries = [{"id": ["photo"], "ood": ["digits"], "method": ["mle"], "seed": [0, 1, 2]},
+               {"id": ["smooth"], "ood": ["aliased"], "method": ["mle", "ccm"], "seed": [0]}]  # fmt: skip
+    monkeypatch.setattr(grid, "preset", lambda profile: {"grid": {"table_2": entries}})
+    found = [(s.id, s.method, s.seed, s.ood) for s in grid.rows("smoke", "table_2")]
+    assert found == [("photo", "mle", seed, ("digits",)) for seed in range(3)] + [
+        ("smooth", m, 0, ("aliased",)) for m in ("mle", "ccm")
+    ]
