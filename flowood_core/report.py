@@ -34,6 +34,7 @@ __all__ = [
     "draw_boxes",
     "draw_complexity_vs_likelihood",
     "draw_complexity_vs_radius",
+    "draw_counts",
     "draw_curve",
     "draw_density",
     "draw_distributions",
@@ -305,6 +306,19 @@ def second_axis(ax: Axes, x: Sequence[float], values: Sequence[float], *, label:
     right.spines["right"].set_visible(True)
     right.grid(False)
     return right
+
+
+def draw_counts(ax: Axes, counts: pd.Series) -> Axes:
+    """One stacked bar of counts, labelled; from good news (blue) to none (grey)."""
+    colours = [BLUE, SKY, ORANGE, "0.8"]
+    left = 0.0
+    for (name, n), colour in zip(counts.items(), itertools.cycle(colours)):
+        ax.barh([0], [n], left=left, color=colour, edgecolor="white", label=f"{name}: {n:.0f}")
+        left += n
+    ax.set(yticks=[], xlabel="number of claims")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.legend(ncols=len(counts), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
+    return ax
 
 
 def draw_heat(ax: Axes, frame: pd.DataFrame, *, label: str) -> Axes:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from flowood_core import datasets, grid, paths, runs, tables
+from flowood_core import claims, datasets, grid, paths, runs, tables
 from flowood_core.outliers.image import METHOD_LABELS
 
-__all__ = ["block", "finished", "markdown", "updated"]
+__all__ = ["block", "claims_markdown", "finished", "markdown", "updated"]
 
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
+MOST = 3  # parts of an effect shown in README
 SCORES = {"nll": "pz", "comp": "pz_comp"}
 
 
@@ -40,7 +41,7 @@ def markdown(profile: str, id_: str) -> str:
     if not paper_rows:
         return f"*{label} as ID, profile {profile}: not run.*"
     values = _auroc(paper_rows)
-    variants = _auroc(ours) if ours else pd.DataFrame(columns=values.columns)
+    variants = _auroc(ours) if ours else pd.DataFrame()
     printed = tables.printed("table_2").query("id == @id_ and metric == 'auroc'")
     printed = printed.set_index(["method", "score", "ood"])["paper"]
     both = [name for name in paper_rows[0].spec.ood if name in printed.index.get_level_values("ood")]
@@ -70,7 +71,32 @@ def markdown(profile: str, id_: str) -> str:
 
 def block(profile: str = "sample", ids: Sequence[str] = ("cifar10", "cifar100")) -> str:
     """What stands between the markers of README.md."""
-    return "\n\n".join([BEGIN, *[markdown(profile, id_) for id_ in ids], END])
+    rule = (
+        "*Holds*: every part has the claimed sign in every seed; *holds partly*: some part has it on average; in "
+        "brackets the lowest and highest seed. All parts stand in the notebook `05_scoreboard`."
+    )
+    tables_ = [markdown(profile, id_) for id_ in ids]
+    return "\n\n".join([BEGIN, *tables_, claims_markdown(profile), rule, END])
+
+
+def claims_markdown(profile: str) -> str:
+    """The paper's claims with our verdicts, those that were tested; the rest in one sentence."""
+    found = claims.evaluate(profile)
+    done = found[found.verdict != "not run"]
+    if not len(done):
+        return f"*No claim was tested under profile {profile}.*"
+    lines = [
+        _line("claim of the paper", "where", "verdict", "effect, positive = as claimed"),
+        "|---|---|---|---|",
+    ]
+    for row in done.itertuples():
+        parts = row.effect.split("; ")
+        effect = "; ".join(parts[:MOST]) + (f"; … ({len(parts)} parts)" if len(parts) > MOST else "")
+        lines.append(_line(row.sentence, row.section, f"**{row.verdict}**", f"{effect} [{row.unit}]"))
+    rest = found[found.verdict == "not run"]["section"]
+    if len(rest):
+        lines += ["", f"Not run yet under profile {profile}: the claims of {'; '.join(dict.fromkeys(rest))}."]
+    return "\n".join(lines)
 
 
 def updated(readme: str, new: str) -> str:
@@ -98,14 +124,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def _auroc(of: list[runs.Run]) -> pd.DataFrame:
     long = tables.collect(of).query("metric == 'auroc'")
-    return tables.over_seeds(long, ["method", "score", "ood"]).set_index(["method", "score", "ood"])
+    return long.groupby(["method", "score", "ood"], sort=False)["value"].agg(["mean", "min", "max", "size"])
 
 
 def _cell(values: pd.DataFrame, method: str, score: str, ood: str) -> str:
     if (method, score, ood) not in values.index:
         return "not run"
     row = values.loc[(method, score, ood)]
-    return f"{row.value:.1f} ± {(row.high - row.low) / 2:.1f}"
+    if row["size"] == 1 or round(row["min"], 1) == round(row["max"], 1):
+        return f"{row['mean']:.1f}"
+    return f"{row['mean']:.1f} [{row['min']:.1f}, {row['max']:.1f}]"
 
 
 def _how(paper_rows: list[runs.Run], ours: list[runs.Run]) -> str:
@@ -123,8 +151,8 @@ def _how(paper_rows: list[runs.Run], ours: list[runs.Run]) -> str:
         f"Profile {first.spec.profile}: {trained:,} training images, {first.spec.epochs:g} epochs "
         "(the paper: 50,000 and 500), "
         f"{n_tests} test images per set, {' to '.join(map(str, n_seeds))} seeds, {minutes:.0f} minutes a run on "
-        f"{hardware}; ± is half a 95 % interval "
-        f"({'over seeds' if min(n_seeds) > 1 else 'over test draws'}). Score: eq. (4) and (5)."
+        f"{hardware}. In brackets the lowest and "
+        "the highest seed; intervals over test draws and over seeds stand in the notebook. Score: eq. (4) and (5)."
     )
     if ours:
         o = ours[0]
