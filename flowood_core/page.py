@@ -135,7 +135,7 @@ def _render(executed: Path, target: Path) -> str:
     notebook = nbformat.read(executed, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = mathml(cell.source)
+            cell.source = mathml(_without_badge(cell.source))
         cell.outputs = [
             o for o in cell.get("outputs", []) if "TCP without encryption" not in o.get("text", "")
         ]
@@ -145,6 +145,11 @@ def _render(executed: Path, target: Path) -> str:
     back = '<nav><a href="index.html">report</a></nav>'
     target.write_text(_page(title, back + body, _NOTEBOOK_STYLE), encoding="utf-8")
     return title
+
+
+def _without_badge(markdown: str) -> str:
+    """A picture from elsewhere has no place on a page that reads offline."""
+    return re.sub(r"^\[!\[Open In Colab\].*\n?", "", markdown, flags=re.MULTILINE)
 
 
 def mathml(markdown: str) -> str:

@@ -10,7 +10,7 @@ import itertools
 import json
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "SET_COLOURS",
     "Sheet",
     "colour_of",
+    "colours_of",
     "draw_bias",
     "draw_boxes",
     "draw_complexity_vs_likelihood",
@@ -42,7 +43,9 @@ __all__ = [
     "draw_heat",
     "draw_histograms",
     "figure",
+    "heat_over",
     "second_axis",
+    "show_figure",
     "show_source",
     "start",
 ]
@@ -193,9 +196,25 @@ def figure(
     return plt.subplots(rows, columns, figsize=(width, height or usual), layout="constrained", **options)
 
 
+def show_figure(fig: Figure) -> None:
+    """Show a figure now, inside a cell or below a slider, and close it."""
+    from IPython.display import display
+
+    display(fig)
+    plt.close(fig)
+
+
 def colour_of(name: str) -> str:
     """Colour of a data set or method by id; a blurred set has its original's, strangers are grey."""
     return SET_COLOURS.get(name.removesuffix("_blurred")) or METHOD_COLOURS.get(name) or "#777777"
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """Colours of sets that may be anybody's: known ones keep theirs, the first stranger is blue, no two are alike."""
+    names = list(names)
+    colours = {n: colour_of(n) for n in names if n in SET_COLOURS or n in METHOD_COLOURS}
+    free = [c for c in (BLUE, SKY, YELLOW, BLACK, ORANGE, GREEN, PURPLE, RED) if c not in colours.values()]
+    return {n: colours.get(n) or (free.pop(0) if free else "#777777") for n in names}
 
 
 def draw_gallery(axes: Sequence[Axes], rows: Mapping[str, Any]) -> None:
@@ -209,18 +228,35 @@ def draw_gallery(axes: Sequence[Axes], rows: Mapping[str, Any]) -> None:
         line[0].set_ylabel(label, rotation=0, ha="right", va="center")
 
 
+def heat_over(images: Any, maps: Any, share: float = 0.6) -> np.ndarray:
+    """Anomaly maps laid over their images, as pictures for `draw_gallery`; one colour scale for all of them.
+
+    Args:
+        images: uint8 (n, 3, h, w).
+        maps: floats (n, h, w), higher is more OOD.
+        share: of the colour against the picture.
+    Returns:
+        uint8 (n, 3, h, w).
+    """
+    values = np.asarray(maps, np.float64)
+    low, high = values.min(), values.max()
+    colours = mpl.colormaps["inferno"]((values - low) / (high - low if high > low else 1.0))[..., :3]
+    mixed = share * 255 * colours.transpose(0, 3, 1, 2) + (1 - share) * np.asarray(images)
+    return mixed.round().astype(np.uint8)
+
+
 def draw_complexity_vs_likelihood(
     ax: Axes,
     sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
     *,
     labels: Mapping[str, str] | None = None,
     quantity: str = r"$\log p_{\mathcal{Z}}(\mathbf{z})$ [nats]",
+    colours: Mapping[str, str] | None = None,
 ) -> Axes:
     """Fig. 3: complexity C(x) against log-likelihood for several sets, with the regression line over all points."""
     for name, (c, lp) in sets.items():
-        ax.scatter(
-            c, lp, s=7, alpha=0.45, linewidths=0, color=colour_of(name), label=(labels or {}).get(name, name)
-        )
+        colour = (colours or {}).get(name) or colour_of(name)
+        ax.scatter(c, lp, s=7, alpha=0.45, linewidths=0, color=colour, label=(labels or {}).get(name, name))
     c, lp = (np.concatenate([np.asarray(s[k]) for s in sets.values()]) for k in (0, 1))
     slope, intercept = np.polyfit(c, lp, 1)
     ends = np.array([c.min(), c.max()])
@@ -247,22 +283,32 @@ def draw_distributions(
     return ax
 
 
-def draw_bias(ax: Axes, cells: pd.DataFrame, *, labels: Mapping[str, str] | None = None) -> Axes:
+def draw_bias(
+    ax: Axes,
+    cells: pd.DataFrame,
+    *,
+    labels: Mapping[str, str] | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> Axes:
     """AUROC against the gap in complexity; simple OOD taken for ID lies left and below. Shape: ID, colour: OOD.
 
     Args:
         cells: one row per pair: id, ood, gap [bits/dim], value, low, high [percent; nan for no interval].
     """
     names = labels or {}
+
+    def colour(name: str) -> str:
+        return (colours or {}).get(name) or colour_of(name)
+
     ax.axhline(50, color="0.6", lw=0.8)
     ax.axvline(0, color="0.6", lw=0.8)
     for marker, (id_, part) in zip(itertools.cycle("os^DvP"), cells.groupby("id", sort=False)):
         ax.scatter([], [], marker=marker, color="0.4", s=25, label=f"ID: {names.get(id_, id_)}")
         for p in part.itertuples():
             reach = [[p.value - p.low], [p.high - p.value]] if np.isfinite(p.low) else None
-            ax.errorbar(p.gap, p.value, reach, fmt=marker, ms=5.5, lw=1.2, color=colour_of(p.ood))
+            ax.errorbar(p.gap, p.value, reach, fmt=marker, ms=5.5, lw=1.2, color=colour(p.ood))
     for ood in cells["ood"].unique():
-        ax.scatter([], [], marker="_", lw=4, color=colour_of(ood), s=50, label=f"OOD: {names.get(ood, ood)}")
+        ax.scatter([], [], marker="_", lw=4, color=colour(ood), s=50, label=f"OOD: {names.get(ood, ood)}")
     ax.set(xlabel=r"$\bar{C}_{\mathrm{OOD}} - \bar{C}_{\mathrm{ID}}$ [bits/dim]", ylim=(-6, 106))
     ax.margins(x=0.12)
     return ax
