@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 FIRST := uv|setuptools|wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce status plan data test check notebooks bench readme lock lab clean
+.PHONY: help setup reproduce status plan data test check notebooks badges book bench readme lock lab clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,13 @@ notebooks: .venv/.ok ## notebooks/*.ipynb anew from nbs_src/*.py (one way: the s
 
 bench: .venv/.ok ## speed beside what one would otherwise write, about 10 minutes; benchmarks/README.md
 	@$(BIN)/python -m benchmarks.bench
+
+book: .venv/.ok ## the executed notebooks of PROFILE as one static site with search, readable offline
+	@$(BIN)/python -m flowood_core.book $(PROFILE)
+
+badges: .venv/.ok ## stamp the address of the git remote into badges, bootstrap cells and pyproject.toml
+	@FLOWOOD_ROOT=$(CURDIR) $(BIN)/python -m flowood_core.badges
+	@$(MAKE) --no-print-directory notebooks
 
 readme: .venv/.ok ## README's result table anew from the committed runs
 	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m flowood_core.scoreboard

@@ -1,4 +1,4 @@
-"""Reads the files that the authors of a set distribute, in their own formats, into arrays.
+"""Reads the files that the authors of a set distribute, in their own formats, into arrays and texts.
 
 Archives are read in memory and never unpacked to disk; a pickle is read without running it; what is broken or
 unsafe is set aside and said in words. Where the paper leaves open how pictures become 32x32, the fingerprint
@@ -6,6 +6,7 @@ decides.
 """
 
 import contextlib
+import csv
 import dataclasses
 import io
 import os
@@ -25,7 +26,7 @@ from PIL import Image
 from flowood_core import fingerprint, registry
 from flowood_core.progress import track
 
-__all__ = ["READERS", "BadArchive", "Read", "Refused", "Split", "channels_first"]
+__all__ = ["READERS", "TEXT_READERS", "BadArchive", "Read", "Refused", "Split", "channels_first"]
 
 SIDE = 32
 SPLITS = ("train", "test")
@@ -297,6 +298,96 @@ def _picture(content: bytes) -> Image.Image:
         return image.convert("RGB")
 
 
+# --- texts -----------------------------------------------------------------------------------------------
+
+Rows = list[tuple[str, int | None]]  # a text and its label, None where it has none
+MIN_TOKENS = 20  # of a WikiText paragraph
+
+
+def read_imdb(entry: registry.DataSet, files: Mapping[str, Path]) -> dict[str, Rows]:
+    """aclImdb: one file per review, train and test, pos and neg; the unlabelled ones stay out."""
+    (path,) = files.values()
+    place = re.compile(r"(?:^|/)(train|test)/(pos|neg)/(\d+)_\d+\.txt$")
+    found: dict[str, list[tuple[str, int, str]]] = {"train": [], "test": []}
+    with _explained(path):
+        for name, content in _tar_members(path, lambda name: place.search(name) is not None):
+            split, label, number = place.search(name).groups()
+            found[split].append((label, int(number), content.decode("utf-8")))
+        _need(all(found.values()), "reviews in train and test of aclImdb")
+    return {
+        f"imdb_{split}": [(text, int(label == "pos")) for label, _, text in sorted(reviews)]
+        for split, reviews in found.items()
+    }
+
+
+def read_movie_reviews(entry: registry.DataSet, files: Mapping[str, Path]) -> dict[str, Rows]:
+    """NLTK's zip of polarity v2.0: neg/cv000_29416.txt ..., pos/...; in the order of the names, as NLTK's reader."""
+    (path,) = files.values()
+    rows: Rows = []
+    with _explained(path), zipfile.ZipFile(path) as file:
+        for name in sorted(_zip_names(file, r"movie_reviews/(pos|neg)/cv\d+_\d+\.txt$")):
+            rows.append((file.read(name).decode("utf-8"), int("/pos/" in name)))
+        _need(rows, "movie_reviews/neg/*.txt and movie_reviews/pos/*.txt")
+    return {"movie_reviews": rows}
+
+
+def read_ag_news(entry: registry.DataSet, files: Mapping[str, Path]) -> dict[str, Rows]:
+    """Two csv files: class 1 to 4, title, description; labels count from 0."""
+    splits = {}
+    for split in SPLITS:
+        path = files[f"{split}.csv"]
+        with _explained(path), path.open(encoding="utf-8", newline="") as lines:
+            rows: Rows = []
+            for line in csv.reader(lines):
+                _need(
+                    len(line) == 3 and line[0] in "1234", f"class, title, description in line {len(rows) + 1}"
+                )
+                rows.append((f"{line[1]} {line[2]}", int(line[0]) - 1))
+            _need(rows, "lines of class, title, description")
+            splits[f"ag_news_{split}"] = rows
+    return splits
+
+
+def read_sst2(entry: registry.DataSet, files: Mapping[str, Path]) -> dict[str, Rows]:
+    """GLUE's zip: train.tsv and dev.tsv with a header; quotation marks are ordinary characters."""
+    (path,) = files.values()
+    splits = {}
+    with _explained(path), zipfile.ZipFile(path) as file:
+        for split in ("train", "dev"):
+            (name,) = _zip_names(file, rf"(^|/)SST-2/{split}\.tsv$") or [f"SST-2/{split}.tsv"]
+            head, *lines = file.read(name).decode("utf-8").rstrip("\n").split("\n")
+            _need(head.split("\t") == ["sentence", "label"], f"the header 'sentence<tab>label' in {name}")
+            pairs = [line.split("\t") for line in lines]
+            _need(
+                all(len(p) == 2 and p[1] in ("0", "1") for p in pairs),
+                f"a sentence and 0 or 1 per line of {name}",
+            )
+            splits[f"sst2_{split}"] = [(text.strip(), int(label)) for text, label in pairs]
+    return splits
+
+
+def read_wikitext2(entry: registry.DataSet, files: Mapping[str, Path]) -> dict[str, Rows]:
+    """Paragraphs of wiki.test.tokens, as tokenised there (<unk>, @-@); headings and short ones are dropped."""
+    (path,) = files.values()
+    with _explained(path), zipfile.ZipFile(path) as file:
+        (name,) = _zip_names(file, r"(^|/)wiki\.test\.tokens$") or ["wiki.test.tokens"]
+        lines = [line.strip() for line in file.read(name).decode("utf-8").split("\n")]
+        texts = [t for t in lines if not t.startswith("= ") and len(t.split()) >= MIN_TOKENS]
+        _need(texts, f"paragraphs of at least {MIN_TOKENS} tokens in {name}")
+    return {"wikitext2_test": [(text, None) for text in texts]}
+
+
+def _zip_names(file: zipfile.ZipFile, pattern: str) -> list[str]:
+    for name in file.namelist():
+        _check_safe(name)
+    return [name for name in file.namelist() if re.search(pattern, name)]
+
+
+def _need(found: object, what: str) -> None:
+    if not found:
+        raise BadArchive(f"expected {what}, found none or others")
+
+
 # --- archives --------------------------------------------------------------------------------------------
 
 
@@ -343,4 +434,8 @@ def _set_aside(path: Path, why: str) -> BadArchive:
 
 READERS: dict[str, Callable[[registry.DataSet, Mapping[str, Path], bool], Read]] = {
     function.__name__: function for function in (read_cifar, read_svhn, read_isun, read_lsun, read_celeba)
+}
+TEXT_READERS: dict[str, Callable[[registry.DataSet, Mapping[str, Path]], dict[str, Rows]]] = {
+    function.__name__: function
+    for function in (read_imdb, read_movie_reviews, read_ag_news, read_sst2, read_wikitext2)
 }

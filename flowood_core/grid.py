@@ -3,7 +3,8 @@
 A preset (``flowood_core/profiles/<profile>.yaml``) has two sections for it. ``runs:`` holds fields of
 `runs.Spec` shared by all runs, and ``runs_by_id:`` fields for one ID set. ``grid:`` names the tables; every
 field of an entry may be a list, and the rows of the table are their product; a table that is no rectangle is a
-list of such entries. A name that is no field is refused before anything starts.
+list of such entries. In a name of ``ood:``, {id} stands for the ID set. A name that is no field is refused before
+anything starts.
 """
 
 import itertools
@@ -76,7 +77,8 @@ def by_run_id(profile: str) -> dict[str, Spec]:
 def _ood(profile: str, id: str) -> tuple[str, ...]:
     grid = preset(profile).get("grid", {})
     entries = [entry for table in grid.values() for entry in _as_list(table)]
-    named = [name for entry in entries if id in _as_list(entry["id"]) for name in entry.get("ood", [])]
+    mine = [entry for entry in entries if id in _as_list(entry["id"])]
+    named = [name.replace("{id}", id) for entry in mine for name in entry.get("ood", [])]
     return tuple(name for name in dict.fromkeys(named) if name != id)
 
 

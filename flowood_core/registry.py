@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from flowood_core import paths
 
-__all__ = ["SETS", "DataFile", "DataSet", "Expected", "expected", "markdown_table"]
+__all__ = ["SETS", "TEXTS", "DataFile", "DataSet", "Expected", "expected", "markdown_table"]
 
 DRIVE = (
     "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"  # skips the virus page
@@ -44,10 +44,10 @@ class DataSet:
     Attributes:
         name: the id under which `datasets.load` knows it.
         label: the printed name.
-        kind: ``image``; text and high-dimensional sets are further entries of other kinds.
-        reader: the function of `prepare` that reads its files, by name.
+        kind: ``image`` in `SETS`, ``text`` in `TEXTS`.
+        reader: the function of `archives` that reads its files, by name.
         files: what to fetch.
-        counts: images per split once prepared.
+        counts: images per split once prepared; of a text set, texts per prepared file.
         licence, citation: as far as stated by its authors.
         table, row: the printed fingerprint; `row` of ``data/paper/<table>.csv``, and `row` + ``_blurred``.
         notes: choices that the paper leaves open.
@@ -254,6 +254,120 @@ SETS: dict[str, DataSet] = {
             table="table_7",
             row="celeba",
             notes="The crop is not said in the paper; the one whose fingerprint is nearest to the printed one wins.",
+        ),
+    )
+}
+
+
+# Table 9 depends on the order of the texts and names no split: here the hash alone decides
+TEXTS: dict[str, DataSet] = {
+    entry.name: entry
+    for entry in (
+        DataSet(
+            name="imdb",
+            label="IMDb",
+            kind="text",
+            reader="read_imdb",
+            files=(
+                DataFile(
+                    "aclImdb_v1.tar.gz",
+                    ("https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",),
+                    md5="7c2ac02c03563afcf9b574c7e56c153a",
+                ),
+            ),
+            counts={"imdb_train": 25_000, "imdb_test": 25_000},
+            licence="none stated; cite",
+            citation="Maas et al. (2011), Learning Word Vectors for Sentiment Analysis.",
+            table="table_9",
+            row="imdb",
+            notes="The unlabelled reviews are not used; <br /> stays in the text.",
+        ),
+        DataSet(
+            name="movie_reviews",
+            label="Movie Reviews",
+            kind="text",
+            reader="read_movie_reviews",
+            files=(
+                DataFile(
+                    "movie_reviews.zip",
+                    (
+                        "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/corpora/movie_reviews.zip",
+                    ),
+                    md5="155de2b77c6834dd8eea7cbe88e93acb",
+                    sha256="a41211ae685019137410268134db6a1a14428c89b671eb83056151a878539008",
+                    size=4_004_848,
+                ),
+            ),
+            counts={"movie_reviews": 2_000},
+            licence="CC BY 4.0 (NLTK's description)",
+            citation="Pang & Lee (2004), A Sentimental Education: polarity data set v2.0.",
+            table="table_9",
+            row="movie_reviews",
+            notes="In NLTK's order (negative before positive), on which its complexity depends.",
+        ),
+        DataSet(
+            name="ag_news",
+            label="AG News",
+            kind="text",
+            reader="read_ag_news",
+            files=tuple(
+                DataFile(
+                    f"{split}.csv",
+                    (
+                        "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv/"
+                        f"{split}.csv",
+                    ),
+                    md5=md5,
+                )
+                for split, md5 in (
+                    ("train", "b1a00f826fdfbd249f79597b59e1dc12"),
+                    ("test", "d52ea96a97a2d943681189a97654912d"),
+                )
+            ),
+            counts={"ag_news_train": 120_000, "ag_news_test": 7_600},
+            licence="non-commercial use",
+            citation="Zhang et al. (2015), Character-level Convolutional Networks for Text Classification.",
+            table="table_9",
+            row="ag_news",
+            notes="A text is title, blank, description.",
+        ),
+        DataSet(
+            name="sst2",
+            label="SST-2",
+            kind="text",
+            reader="read_sst2",
+            files=(
+                DataFile(
+                    "SST-2.zip",
+                    ("https://dl.fbaipublicfiles.com/glue/data/SST-2.zip",),
+                    md5="9f81648d4199384278b86e315dac217c",
+                ),
+            ),
+            counts={"sst2_train": 67_349, "sst2_dev": 872},
+            licence="none stated; cite",
+            citation="Socher et al. (2013), Recursive Deep Models for Semantic Compositionality; GLUE's version.",
+            table="table_9",
+            row="sst2",
+            notes="GLUE's test split has no labels and is not used.",
+        ),
+        DataSet(
+            name="wikitext2",
+            label="WikiText-2",
+            kind="text",
+            reader="read_wikitext2",
+            files=(
+                DataFile(
+                    "wikitext-2-v1.zip",
+                    ("https://s3.amazonaws.com/research.metamind.io/wikitext/wikitext-2-v1.zip",),
+                    md5="542ccefacc6c27f945fb54453812b3cd",
+                ),
+            ),
+            counts={"wikitext2_test": 1_835},
+            licence="CC BY-SA 3.0",
+            citation="Merity et al. (2016), Pointer Sentinel Mixture Models.",
+            table="table_9",
+            row="wikitext2",
+            notes="Paragraphs of at least 20 tokens of the test split, headings dropped.",
         ),
     )
 }

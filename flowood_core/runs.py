@@ -7,7 +7,8 @@ A run is a `Spec` with a stable id and a folder ``outputs/<profile>/runs/<id>/``
     model.safetensors  the trained flow, without pickles
     history.csv        what training measured
     scores.npz         log p_Z, log p_X and C(x) of every test image, and of some training images ("train")
-                       and outliers made of them ("synthetic"), on which scores and thresholds are fitted
+                       and outliers made of them ("synthetic"), on which scores and thresholds are fitted; of
+                       texts, instead of C(x), their length and the bits per byte of each compressed alone
     metrics.json       metrics with intervals and provenance; written last, its presence means "done"
 """
 
@@ -38,16 +39,28 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_model
 
-from flowood_core import datasets, engine, metrics, paths, scores, train
+from flowood_core import (
+    backbones,
+    datasets,
+    engine,
+    feature_flows,
+    features,
+    highdim,
+    metrics,
+    paths,
+    scores,
+    train,
+)
 from flowood_core.complexity import codec_versions
 from flowood_core.files import write_atomically
-from flowood_core.flow import Flow, densities, dequantise, image_flow
+from flowood_core.flow import Flow, densities, dequantise, image_flow, vector_flow
 from flowood_core.outliers import image as outliers
 from flowood_core.outliers.simplify import ccm_simplify
 
-__all__ = ["Run", "RunError", "Spec", "build_flow", "device", "provenance", "run_or_load"]
+__all__ = ["Run", "RunError", "Spec", "build_flow", "device", "provenance", "run_or_load", "text_data"]
 
 FORMAT = 1
+FEATURE_METHODS = ("mle", "gaussian", "ccm", "ccm_gaussian")
 CHECKPOINT_EVERY_S = 20.0
 
 
@@ -66,7 +79,7 @@ class Spec(pydantic.BaseModel):
 
     profile: str = "quick"
     id: str
-    method: Literal["mle", "ro", "gaussian", "ccm", "ccm_gaussian", "ccm_simplify"]
+    method: Literal["mle", "ro", "gaussian", "ccm", "ccm_gaussian", "ccm_simplify", "text"]
     seed: pydantic.NonNegativeInt = 0
     ood: tuple[str, ...] = ()
     n_train: pydantic.PositiveInt | None = None
@@ -96,6 +109,57 @@ class Spec(pydantic.BaseModel):
     ro_pool: tuple[str, ...] = ()
     ro_share: float = 0.1
     mutation: float = pydantic.Field(0.0, ge=0, le=1)
+
+    # texts (section 3.3): with an encoder the sets are corpora and the flow is one on feature vectors
+    encoder: str | None = None
+    pooling: Literal["mean", "cls", "pooler"] = "mean"
+    max_length: pydantic.PositiveInt = 512
+    components: pydantic.PositiveInt | None = None
+    layers: pydantic.PositiveInt = 3
+    max_words: pydantic.PositiveInt = 20
+    synonyms: Literal["wordnet", "none", "auto"] = "wordnet"
+    kinds: tuple[str, ...] = ("text",)
+
+    # feature maps (section 3.2): with a model other than pixels the flow stands on a frozen backbone, the sets are
+    # folders of pictures, frozen_outliers > 0 trains on that many stored outliers per image (0: fresh ones, exact),
+    # and tau counts from the mean log p of ID images under the untrained flow. blur_ratio replaces blur_radius by
+    # the radius that leaves this share of the complexity
+    model: Literal["pixels", "fastflow", "cs_flow"] = "pixels"
+    backbone: str | None = None
+    image_size: pydantic.PositiveInt | None = None
+    hidden_ratio: pydantic.PositiveFloat = 1.0
+    frozen_outliers: pydantic.NonNegativeInt = 0
+    tau_from_start: bool = False
+    blur_ratio: float | None = pydantic.Field(None, gt=0, lt=1)
+
+    @pydantic.model_validator(mode="after")
+    def _images_or_texts(self) -> "Spec":
+        on_texts = self.encoder is not None
+        if (on_texts and self.method not in ("mle", "text")) or (not on_texts and self.method == "text"):
+            raise ValueError(
+                "expected an encoder with the method text, and with no other than mle and text, got "
+                f"method {self.method} with encoder {self.encoder}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _pixels_or_feature_maps(self) -> "Spec":
+        on_maps = self.model != "pixels"
+        if on_maps != (self.backbone is not None) or on_maps != (self.image_size is not None):
+            raise ValueError(
+                "expected a backbone and an image_size with the models fastflow and cs_flow, and with no other, got "
+                f"model {self.model} with backbone {self.backbone} and image_size {self.image_size}"
+            )
+        if on_maps and (self.encoder is not None or self.mutation or self.method not in FEATURE_METHODS):
+            raise ValueError(
+                f"expected one of the methods {', '.join(FEATURE_METHODS)} on feature maps, without encoder and "
+                f"mutation, got method {self.method}"
+            )
+        if not on_maps and (self.frozen_outliers or self.tau_from_start or self.blur_ratio is not None):
+            raise ValueError(
+                "expected frozen_outliers, tau_from_start and blur_ratio on feature maps only (fastflow, cs_flow)"
+            )
+        return self
 
     @property
     def run_id(self) -> str:
@@ -141,13 +205,34 @@ class Run:
     def scores(self, name: str) -> dict[str, np.ndarray]:
         """Every score of one test set by name (`scores.all_scores`); higher is more OOD."""
         a = self.arrays[name]
-        return scores.all_scores(a["log_pz"], a["log_px"], a["complexity"], self.metrics["d"])
+        found = scores.all_scores(a["log_pz"], a["log_px"], a.get("complexity"), self.metrics["d"])
+        return found | ({"published": a["published"]} if "published" in a else {})
 
-    def flow(self) -> Flow:
+    def flow(self) -> Flow | feature_flows.FeatureFlow:
         """The trained flow, in eval mode on the CPU."""
         flow = build_flow(self.spec, tuple(self.metrics["shape"]))
         load_model(flow, str(self.folder / "model.safetensors"))
         return flow.eval()
+
+
+def text_data(spec: Spec) -> features.TextData:
+    """What a text run trains and tests on; also encodes texts that come later. Read from the caches when it can."""
+    if spec.encoder is None:
+        raise ValueError(f"expected a run on texts, with an encoder, got {spec.run_id}")
+    return features.text_data(
+        spec.id,
+        spec.ood,
+        encoder=spec.encoder,
+        pooling=spec.pooling,
+        max_length=spec.max_length,
+        components=spec.components,
+        n_train=spec.n_train,
+        n_test=spec.n_test,
+        max_words=spec.max_words,
+        synonyms=spec.synonyms,
+        kinds=spec.kinds,
+        seed=spec.seed,
+    )
 
 
 def run_or_load(spec: Spec, *, device_name: str | None = None, train_missing: bool = True) -> Run:
@@ -186,8 +271,26 @@ def run_or_load(spec: Spec, *, device_name: str | None = None, train_missing: bo
     return run
 
 
-def build_flow(spec: Spec, shape: tuple[int, ...]) -> Flow:
-    """The untrained flow of a spec, seeded."""
+def build_flow(spec: Spec, shape: tuple[int, ...]) -> Flow | feature_flows.FeatureFlow:
+    """The untrained flow of a spec, seeded: on pixels, on a backbone's maps, or on feature vectors of an encoder."""
+    if spec.model != "pixels":
+        backbone = backbones.load(spec.backbone)
+        shared = {"blocks": spec.blocks, "seed": spec.seed}
+        if spec.model == "fastflow":
+            return feature_flows.fast_flow(
+                backbone, spec.image_size, hidden_ratio=spec.hidden_ratio, **shared
+            )
+        return feature_flows.cs_flow(backbone, spec.image_size, hidden=spec.hidden, **shared)
+    if spec.encoder is not None:
+        (d,) = shape
+        return vector_flow(
+            d,
+            blocks=spec.blocks,
+            hidden=spec.hidden,
+            layers=spec.layers,
+            permute_soft=spec.permute_soft,
+            seed=spec.seed,
+        )
     return image_flow(
         shape,
         squeeze=spec.squeeze,
@@ -256,13 +359,16 @@ def write_json(path: Path, content: Any) -> None:
 def _train(spec: Spec, on: torch.device) -> None:
     began = time.monotonic()
     write_json(spec.folder / "spec.json", spec.model_dump(mode="json"))
-    data = _Data.of(spec)
+    data = _Data.of(spec) if spec.encoder is None else text_data(spec)
     x = data.train.x.to(on)
     flow = build_flow(spec, tuple(x.shape[1:])).to(on)
     settings = _settings(spec, len(x))
     state = _load_checkpoint(spec, on)
-    if state is None and spec.data_init:
-        flow.initialise(dequantise(x[:512]))
+    method, facts = _method(spec, data, on), {}
+    if spec.model != "pixels":
+        flow, x, method, settings, facts = _on_maps(spec, flow, x, method, settings)
+    elif state is None and spec.data_init:
+        flow.initialise(dequantise(x[:512]) if x.dtype == torch.uint8 else x[:512])
 
     def save(state: dict[str, Any]) -> None:
         _save_checkpoint(spec, state)
@@ -283,7 +389,7 @@ def _train(spec: Spec, on: torch.device) -> None:
     history = train.fit(
         flow,
         x,
-        _method(spec, data, on),
+        method,
         settings=settings,
         state=state,
         on_checkpoint=save,
@@ -291,10 +397,12 @@ def _train(spec: Spec, on: torch.device) -> None:
         label=label,
     )
     _write(spec.folder / "history.csv", _csv(history.rows))
+    if isinstance(flow, feature_flows.OnBank):
+        flow = flow.flow
     weights = {name: tensor.cpu().contiguous() for name, tensor in flow.eval().state_dict().items()}
     _write(spec.folder / "model.safetensors", safetensors.torch.save(weights))
-    result = _evaluate(spec, data, flow)
-    result |= {
+    result = _evaluate(spec, data, flow) if spec.encoder is None else _evaluate_texts(spec, data, flow)
+    result |= facts | {
         "n_parameters": flow.n_parameters,
         "steps": settings.steps,
         "seconds": {"training": history.rows[-1]["seconds"], "this_process": time.monotonic() - began},
@@ -318,11 +426,12 @@ class _Data:
 
     @classmethod
     def of(cls, spec: Spec) -> "_Data":
-        x = datasets.load(spec.id, "train").first(spec.n_train)
+        load = datasets.load if spec.model == "pixels" else _pictures_of(spec)
+        x = load(spec.id, "train").first(spec.n_train)
         if spec.mutation:
             rng = torch.Generator().manual_seed(spec.seed)
             x = dataclasses.replace(x, x=outliers.mutate(x.x, spec.mutation, rng=rng))
-        test = {name: datasets.load(name, "test").drawn(spec.n_test, 0) for name in (spec.id, *spec.ood)}
+        test = {name: load(name, "test").drawn(spec.n_test, 0) for name in (spec.id, *spec.ood)}
         pool, facts = None, []
         if spec.method == "ro":
             sets = [datasets.load(name, "train") for name in spec.ro_pool]
@@ -336,20 +445,66 @@ class _Data:
         return {name: sum(i.tobytes() in trained for i in s.x.numpy()) for name, s in self.test.items()}
 
 
-def _method(spec: Spec, data: _Data, on: torch.device) -> Callable[..., torch.Tensor] | None:
+def _method(
+    spec: Spec, data: _Data | features.TextData, on: torch.device
+) -> Callable[..., torch.Tensor] | None:
     if spec.method == "mle":
         return None
+    if spec.method == "text":
+        return data.outliers(spec.kinds)
     if spec.method == "ro":
         return outliers.real_outliers(data.pool.to(on))
+    radius = spec.blur_radius if spec.blur_ratio is None else _blur(spec.blur_ratio, data.train)["radius"]
     if spec.method == "gaussian":
-        return functools.partial(outliers.gaussian, radius=spec.blur_radius)
+        return functools.partial(outliers.gaussian, radius=radius)
     if spec.method == "ccm":
         return functools.partial(outliers.ccm, alpha=spec.alpha)
     if spec.method == "ccm_simplify":
         return functools.partial(ccm_simplify, alpha=spec.alpha, mode=spec.combine)
-    return functools.partial(
-        outliers.ccm_gaussian, radius=spec.blur_radius, alpha=spec.alpha, mode=spec.combine
-    )
+    return functools.partial(outliers.ccm_gaussian, radius=radius, alpha=spec.alpha, mode=spec.combine)
+
+
+def _pictures_of(spec: Spec) -> Callable[[str, str], datasets.ImageSet]:
+    return lambda name, split: highdim.load(name, split, spec.image_size)
+
+
+def _blur(ratio: float, of: datasets.ImageSet) -> dict[str, float]:
+    """The calibrated radius (A15), measured on at most 60 ID images; remembered, since every seed asks again."""
+    x = of.drawn(60, 0).x
+    key = (ratio, datasets.digest(x))
+    if key not in _BLURS:
+        # Pillow's blur jumps where a box grows by a pixel: the ratio of some sets steps by .07 there
+        _BLURS[key] = dataclasses.asdict(outliers.calibrate_blur(x, ratio, tolerance=0.04))
+    return _BLURS[key]
+
+
+_BLURS: dict[tuple[float, str], dict[str, float]] = {}
+
+
+def _on_maps(
+    spec: Spec,
+    flow: feature_flows.FeatureFlow,
+    x: torch.Tensor,
+    method: Callable[..., torch.Tensor] | None,
+    settings: train.Settings,
+) -> tuple[Any, torch.Tensor, Callable[..., torch.Tensor] | None, train.Settings, dict[str, Any]]:
+    """What `train.fit` gets where the flow stands on a backbone; pure in the spec, so that a killed run continues."""
+    if spec.data_init:
+        flow.initialise(dequantise(x[:512]))
+    if spec.tau_from_start:
+        level = float(feature_flows.image_scores(flow, x[:64])["log_px"].mean())
+        settings = dataclasses.replace(settings, tau=spec.tau + level)
+    facts = {
+        "backbone": flow.backbone.facts(),
+        "maps": [list(shape) for shape in flow.maps],
+        "tau_nats": settings.tau,
+        "outliers": f"{spec.frozen_outliers} frozen per image" if spec.frozen_outliers else "fresh, exact",
+    }
+    if spec.frozen_outliers:
+        bank = feature_flows.FeatureBank(flow, x, method, spec.frozen_outliers, seed=spec.seed)
+        flow, x = feature_flows.OnBank(flow, bank), bank.indices()
+        method = None if method is None else bank.outliers
+    return flow, x, method, settings, facts
 
 
 def _settings(spec: Spec, n: int) -> train.Settings:
@@ -360,30 +515,28 @@ def _settings(spec: Spec, n: int) -> train.Settings:
 
 def _evaluate(spec: Spec, data: _Data, flow: Flow) -> dict[str, Any]:
     def measure(x: torch.Tensor) -> dict[str, np.ndarray]:
+        complexity = {"complexity": datasets.complexity_of(x).numpy()}
+        if spec.model != "pixels":
+            return feature_flows.image_scores(flow, x) | complexity
         log_pz, log_px = densities(flow, x)
-        return {"log_pz": log_pz, "log_px": log_px, "complexity": datasets.complexity_of(x).numpy()}
+        return {"log_pz": log_pz, "log_px": log_px} | complexity
 
     arrays = {name: measure(s.x) for name, s in data.test.items()}
     fitting = {name: measure(x) for name, x in _fitting_images(spec, data).items()}
-    buffer = io.BytesIO()
-    stored = arrays | fitting
-    np.savez_compressed(buffer, **{f"{n}/{q}": a for n, of in stored.items() for q, a in of.items()})
-    _write(spec.folder / "scores.npz", buffer.getvalue())
-
+    _write_scores(spec, arrays | fitting)
     by_score = {
-        n: scores.all_scores(a["log_pz"], a["log_px"], a["complexity"], flow.d) for n, a in arrays.items()
+        n: scores.all_scores(a["log_pz"], a["log_px"], a["complexity"], flow.d)
+        | ({"published": a["published"]} if "published" in a else {})
+        for n, a in arrays.items()
     }
+    levels = 256 if spec.model == "pixels" else 1  # features have no bins: bits per dimension of a density
     id_ = arrays[spec.id]
     return {
         "d": flow.d,
         "shape": list(flow.shape),
-        "ood": {
-            name: {kind: metrics.evaluate(by_score[spec.id][kind], of[kind], rng=0) for kind in of}
-            for name, of in by_score.items()
-            if name != spec.id
-        },
+        "ood": _all_metrics(spec, by_score),
         "id": {
-            "bpd": float(scores.bits_per_dim(id_["log_px"], flow.d).mean()),
+            "bpd": float(scores.bits_per_dim(id_["log_px"], flow.d, levels=levels).mean()),
             "log_pz_mean": float(id_["log_pz"].mean()),
             "log_px_mean": float(id_["log_px"].mean()),
         },
@@ -397,6 +550,52 @@ def _evaluate(spec: Spec, data: _Data, flow: Flow) -> dict[str, Any]:
         },
         "test_images_seen_in_training": data.seen(),
         "data": [data.train.facts(), *[s.facts() for s in data.test.values()], *data.pool_facts],
+    } | ({} if spec.blur_ratio is None else {"blur": _blur(spec.blur_ratio, data.train)})
+
+
+def _evaluate_texts(spec: Spec, data: features.TextData, flow: Flow) -> dict[str, Any]:
+    def measure(x: torch.Tensor) -> dict[str, np.ndarray]:
+        log_pz, log_px = densities(flow, x)
+        return {"log_pz": log_pz, "log_px": log_px}
+
+    arrays = {name: measure(s.x) for name, s in data.test.items()}
+    lengths = {
+        name: {"n_tokens": s.n_tokens, "bits_per_byte": s.bits_per_byte()}
+        for name, s in (data.test | {"train": data.train}).items()
+    }
+    fitting = {"train": measure(data.train.x), "synthetic": measure(data.pools["text"])}
+    _write_scores(spec, {n: of | lengths.get(n, {}) for n, of in (arrays | fitting).items()})
+    by_score = {n: scores.all_scores(a["log_pz"], a["log_px"], None, flow.d) for n, a in arrays.items()}
+    return {
+        "d": flow.d,
+        "shape": list(flow.shape),
+        "ood": _all_metrics(spec, by_score),
+        "id": {
+            "bpd": float(scores.bits_per_dim(arrays[spec.id]["log_px"], flow.d, levels=1).mean()),
+            "log_pz_mean": float(arrays[spec.id]["log_pz"].mean()),
+            "log_px_mean": float(arrays[spec.id]["log_px"].mean()),
+            "log_px_mean_train": float(fitting["train"]["log_px"].mean()),
+        },
+        "text_complexity": data.complexity(),
+        "encoder": data.encoder_facts,
+        "outliers": data.outlier_facts,
+        "test_texts_seen_in_training": data.seen(),
+        "data": [data.train.facts(), *[s.facts() for s in data.test.values()]],
+    }
+
+
+def _write_scores(spec: Spec, arrays: dict[str, dict[str, np.ndarray]]) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{f"{n}/{q}": a for n, of in arrays.items() for q, a in of.items()})
+    _write(spec.folder / "scores.npz", buffer.getvalue())
+
+
+def _all_metrics(spec: Spec, by_score: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    id_ = by_score[spec.id]
+    return {
+        name: {kind: metrics.evaluate(id_[kind], of[kind], rng=0) for kind in of}
+        for name, of in by_score.items()
+        if name != spec.id
     }
 
 
@@ -405,7 +604,10 @@ def _fitting_images(spec: Spec, data: _Data) -> dict[str, torch.Tensor]:
     partner = data.train.drawn(spec.n_test or 1000, 2).x
     rng = torch.Generator().manual_seed(spec.seed)
     method = _method(spec, data, torch.device("cpu"))
-    if spec.method in ("mle", "ro"):  # they make no outliers of ID images; real ones are not for fitting scores
+    if spec.method in (
+        "mle",
+        "ro",
+    ):  # they make no outliers of ID images; real ones are not for fitting scores
         method = outliers.ccm_gaussian
     return {"train": x, "synthetic": method(x, partner, rng=rng)}
 

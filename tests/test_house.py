@@ -29,21 +29,25 @@ ROWS = [  # a room imports from lower rows only; those that stand in none (grid,
         "lipschitz",
         "subnets",
         "registry",
+        "backbones",
+        "inputs",
+        "play",
     },
     {"download", "fingerprint"},
     {"archives"},
     {"prepare"},
-    {"flow", "feature_flows", "datasets", "encoders", "report"},
-    {"train", "corpora"},
+    {"flow", "datasets", "encoders", "report"},
+    {"feature_flows", "highdim"},
+    {"train", "corpora", "adapt"},
     {"features"},
-    {"runs"},
+    {"runs", "correction", "bias"},
 ]
 TOP = len(ROWS)
 LAZY = {("outliers", "complexity")}  # within one row, but inside a function only: the default of an argument
 OUTSIDE = {  # libraries that only these rooms know
     "matplotlib": {"report"},
     "seaborn": {"report"},
-    "FrEIA": {"flow", "feature_flows"},
+    "FrEIA": {"flow"},
 }
 # spelled in parts: this file is held to its own law
 REGISTRIES = [
