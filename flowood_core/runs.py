@@ -209,9 +209,20 @@ class Run:
         return found | ({"published": a["published"]} if "published" in a else {})
 
     def flow(self) -> Flow | feature_flows.FeatureFlow:
-        """The trained flow, in eval mode on the CPU."""
+        """The trained flow, in eval mode on the CPU.
+
+        Raises:
+            RunError: the weights are not here; those of large flows are not committed with their results.
+        """
+        weights = self.folder / "model.safetensors"
+        if not weights.is_file():
+            raise RunError(
+                f"expected the trained flow at {weights}, found its results only; remove the folder and train it "
+                f"again:\n  papermill notebooks/train_one.ipynb out.ipynb -p profile {self.spec.profile} "
+                f"-r run_id {self.spec.run_id}"
+            )
         flow = build_flow(self.spec, tuple(self.metrics["shape"]))
-        load_model(flow, str(self.folder / "model.safetensors"))
+        load_model(flow, str(weights))
         return flow.eval()
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -94,6 +95,16 @@ def test_a_finished_run_holds_what_its_scores_say(undisturbed):
     both = np.concatenate([scores["photo"]["px"], scores["digits"]["px"]])
     auroc = roc_auc_score(np.repeat([0, 1], [len(scores["photo"]["px"]), len(scores["digits"]["px"])]), both)
     assert undisturbed.metrics["ood"]["digits"]["px"]["auroc"][0] == pytest.approx(auroc)
+
+
+def test_results_without_weights_are_read_and_the_flow_says_how_to_get_it(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    shutil.copytree(undisturbed.folder, undisturbed.spec.folder)
+    (undisturbed.spec.folder / "model.safetensors").unlink()
+    run = runs.run_or_load(undisturbed.spec, train_missing=False)
+    assert run.metrics == undisturbed.metrics
+    with pytest.raises(runs.RunError, match="train it again"):
+        run.flow()
 
 
 def test_provenance_names_commit_versions_machine_and_data(undisturbed):
