@@ -148,7 +148,7 @@ def text_data(
         chosen.facts() | {"components": components},
         {
             "kinds": list(kinds),
-            "resources": str(lexicon),
+            "resources": lexicon.facts(),
             "max_words": max_words,
             "length_filter": text_outliers.length_facts(corpus.texts, lexicon, max_words=max_words),
             "complexity": {kind: text_complexity(texts) for kind, texts in made.items()},

@@ -240,3 +240,11 @@ def test_wordnet_from_the_distributions_package(nothing, monkeypatch):
     finally:
         for function in cached:
             function.cache_clear()
+
+
+def test_what_a_run_records_names_no_folder_of_this_machine():
+    found = T.Lexicon(
+        True, {"wordnet": "/home/me/x/nltk_data/corpora/wordnet.zip/wordnet", "punkt_tab": "/usr/y"}
+    )
+    assert "home" in str(found) and "home" not in found.facts()
+    assert "wordnet from nltk_data/corpora/wordnet.zip/wordnet" in found.facts()

@@ -83,6 +83,13 @@ class Lexicon:
             return "length filter only, no synonyms"
         return "; ".join(f"{name} from {where}" for name, where in self.sources.items())
 
+    def facts(self) -> str:
+        """The same without the folders of this machine, for what a run records."""
+        if not self.synonyms:
+            return str(self)
+        parts = {name: where.replace("\\", "/").split("/nltk_data/") for name, where in self.sources.items()}
+        return "; ".join(f"{name} from {'nltk_data/' * (len(p) > 1)}{p[-1]}" for name, p in parts.items())
+
 
 def sentences(text: str, lexicon: Lexicon) -> list[str]:
     """Sentences of a text by NLTK's Punkt: trained on English where the lexicon has synonyms, else by full stops."""
