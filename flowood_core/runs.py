@@ -15,6 +15,7 @@ A run is a `Spec` with a stable id and a folder ``outputs/<profile>/runs/<id>/``
 import csv
 import dataclasses
 import functools
+import gc
 import hashlib
 import io
 import json
@@ -276,7 +277,7 @@ def run_or_load(spec: Spec, *, device_name: str | None = None, train_missing: bo
     with _locked(spec):
         if (done := _read(spec)) is not None:  # the process that held the lock has finished it
             return done
-        _train(spec, torch.device(device_name) if device_name else device())
+        _train_in_memory(spec, torch.device(device_name) if device_name else device())
     run = _read(spec)
     assert run is not None
     return run
@@ -367,13 +368,37 @@ def write_json(path: Path, content: Any) -> None:
 # --- training ----------------------------------------------------------------------------------------------
 
 
-def _train(spec: Spec, on: torch.device) -> None:
+def _train_in_memory(spec: Spec, on: torch.device) -> None:
+    """Trains; where the device has too little memory, again from the last checkpoint with half the micro-batch.
+
+    The batch of a step stays whole, so the result moves by rounding only.
+    """
+    micro_batch = spec.micro_batch
+    while True:
+        try:
+            return _train(spec, on, micro_batch)
+        except torch.OutOfMemoryError:
+            whole = min(micro_batch or spec.batch_size, spec.batch_size)
+            if whole == 1:
+                raise
+            micro_batch = whole // 2
+            warnings.warn(
+                f"{spec.run_id}: {on} ran out of memory; going on from the last checkpoint with parts of "
+                f"{micro_batch} samples of each batch",
+                stacklevel=3,
+            )
+        gc.collect()  # what the failed attempt held, before the next begins
+        if on.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _train(spec: Spec, on: torch.device, micro_batch: int | None) -> None:
     began = time.monotonic()
     write_json(spec.folder / "spec.json", spec.model_dump(mode="json"))
     data = _Data.of(spec) if spec.encoder is None else text_data(spec)
     x = data.train.x.to(on)
     flow = build_flow(spec, tuple(x.shape[1:])).to(on)
-    settings = _settings(spec, len(x))
+    settings = dataclasses.replace(_settings(spec, len(x)), micro_batch=micro_batch)
     state = _load_checkpoint(spec, on)
     method, facts = _method(spec, data, on), {}
     if spec.model != "pixels":
@@ -416,6 +441,7 @@ def _train(spec: Spec, on: torch.device) -> None:
     result |= facts | {
         "n_parameters": flow.n_parameters,
         "steps": settings.steps,
+        "micro_batch": settings.micro_batch,
         "seconds": {"training": history.rows[-1]["seconds"], "this_process": time.monotonic() - began},
         "peak_memory_mb": _peak_memory_mb(),
         "device": str(on),

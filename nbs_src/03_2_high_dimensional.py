@@ -144,6 +144,8 @@ def differences(long, score):
     for (ood, model), of in table.groupby(["ood", "model"], sort=False):
         for method in [m for m in METHODS if m != "mle" and m in of]:
             gain = (of[method] - of["mle"]).dropna().to_numpy()
+            if len(gain) == 0:  # no seed has both
+                continue
             low, high = (np.nan, np.nan)
             if len(gain) > 1:
                 estimate = metrics.seeds_interval(gain)

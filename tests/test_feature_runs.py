@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from flowood_core import grid, report, runs, train
 from flowood_core.runs import Spec
@@ -60,6 +61,21 @@ def test_a_killed_run_on_a_bank_ends_in_the_same_bits(monkeypatch, tmp_path):
         again.folder / "model.safetensors"
     ).read_bytes()
     assert seen[:3] == [1, 2, 3]
+
+
+def test_too_little_memory_halves_the_parts_of_a_batch(monkeypatch):
+    fit, seen = train.fit, []
+
+    def hungry(*a, **k):
+        seen.append(k["settings"].micro_batch)
+        if (seen[-1] or 8) > 2:
+            raise torch.OutOfMemoryError("pretended")
+        return fit(*a, **k)
+
+    monkeypatch.setattr(train, "fit", hungry)
+    with pytest.warns(UserWarning, match="ran out of memory"):
+        run = runs.run_or_load(spec(epochs=1))
+    assert seen == [None, 4, 2] and run.metrics["micro_batch"] == 2
 
 
 def test_the_blur_is_calibrated_and_recorded():
