@@ -169,6 +169,12 @@ def pick(id_, method, seed=0):
     )
 
 
+def run_gap(run, ood):
+    """Mean complexity of OOD minus that of ID, bits/dim."""
+    of = run.metrics["complexity"]
+    return of[ood]["mean"] - of[run.spec.id]["mean"]
+
+
 first_id = next(iter(finished.values())).spec.id
 pair = {
     "without outliers": pick(first_id, "mle"),
@@ -192,31 +198,37 @@ for row, (quantity, label) in zip(axes, quantities.items()):
 sheet.save_figure(fig, "fig_3", "Complexity C(x) against log-likelihood, without and with outlier training")
 
 # %%
+simpler = [s for s in chosen[1:] if run_gap(pair["without outliers"], s) < 0]
+parts = {"all sets": chosen, "ID and the simpler sets": [first_id, *simpler]}
 bias = {
-    (title, q): metrics.complexity_bias(
-        [run.arrays[s]["complexity"] for s in chosen], [run.arrays[s][q] for s in chosen]
+    (part, title, q): metrics.complexity_bias(
+        [run.arrays[s]["complexity"] for s in sets], [run.arrays[s][q] for s in sets]
     )
+    for part, sets in parts.items()
     for title, run in pair.items()
     for q in quantities
 }
 frame = pd.DataFrame(bias, index=["slope [nats per bit/dim]", "r", "r inside the sets"]).T
 report.show_table(frame, "Bias towards simple images: negative = simpler is likelier", "{:+.2f}")
 sheet.save_table(
-    frame.reset_index(names=["training", "quantity"]), "fig_3_bias", "Slope and correlations of Fig. 3"
+    frame.reset_index(names=["sets", "training", "quantity"]),
+    "fig_3_bias",
+    "Slope and correlations of Fig. 3",
 )
 
 # %% [markdown]
 r"""
-**Reading.** A negative slope is the bias; outlier training should bring it towards zero or above.
+**Reading.** A negative slope is the bias; outlier training should bring it towards zero or above. Over all sets it need not: an OOD set more complex than ID that the training pushes far down makes the line *steeper*, although it is detected better. What the paper promises is about the simpler sets, so they stand apart.
 """
 
 # %%
-for q in quantities:
-    before, after = (bias[title, q].slope for title in pair)
-    print(
-        f"{q}: slope {before:+.0f} -> {after:+.0f} nats per bit/dim; the bias is",
-        "reduced" if after > before else "not reduced",
-    )
+for part in parts:
+    for q in quantities:
+        before, after = (bias[part, title, q] for title in pair)
+        print(
+            f"{part}, {q}: slope {before.slope:+.0f} -> {after.slope:+.0f} nats per bit/dim, r {before.r:+.2f} -> {after.r:+.2f}; "
+            f"the bias is {'reduced' if after.slope > before.slope else 'not reduced'}"
+        )
 
 # %% [markdown]
 r"""
