@@ -74,7 +74,7 @@ for name in P.fig6_ood:
 # %% [markdown]
 r"""
 ## Fig. 6
-A point is the mean over seeds, its bar a 95 % interval over seeds (over test draws where there is one seed). MLE, the flow that never saw an outlier, is the dashed line.
+A point is the mean over seeds, its bar reaches from the lowest to the highest seed (a 95 % interval over test draws where there is one seed; the table has intervals over seeds). MLE, the flow that never saw an outlier, is the dashed line.
 """
 
 # %%
@@ -85,6 +85,8 @@ curve = tables.over_seeds(
     collected[(collected.metric == "auroc") & collected.score.isin(["pz", "px"])],
     ["id", "ood", "score", "radius"],
 )
+by_seed = collected[collected.metric == "auroc"].groupby(["id", "ood", "score", "radius"])["value"]
+curve = curve.join(by_seed.agg(["min", "max"]), on=["id", "ood", "score", "radius"])
 curve["complexity"] = [complexity[row.id, row.radius].mean() for row in curve.itertuples()]
 sheet.save_table(curve, "fig_6", "AUROC of Gaussian outliers by radius, with the complexity the blur leaves")
 baseline = tables.over_seeds(
@@ -105,6 +107,10 @@ for line, id_ in zip(axes, ids):
             part = curve[(curve.id == id_) & (curve.ood == ood) & (curve.score == score)].sort_values(
                 "radius"
             )
+            several = part.n_seeds > 1
+            part = part.assign(
+                low=part["min"].where(several, part.low), high=part["max"].where(several, part.high)
+            )
             before = baseline[(baseline.id == id_) & (baseline.ood == ood) & (baseline.score == score)]
             report.draw_curve(
                 ax,
@@ -119,7 +125,7 @@ for line, id_ in zip(axes, ids):
         second = report.second_axis(
             ax, radii, [left[id_][r] for r in radii], label=r"$C(\mathbf{x}')$ of the outliers [bits/dim]"
         )
-axes[0, 0].legend(fontsize=7, loc="lower right")
+axes[0, 0].legend(fontsize=7, loc="upper right")
 sheet.save_figure(fig, "fig_6", "AUROC by blur radius; grey: the complexity the blur leaves; dashed: MLE")
 
 # %% [markdown]
