@@ -70,7 +70,8 @@ for name in (f"table_{n}" for n in range(1, 11)):
     path = sheet.folder / "tables" / f"{name}.csv"
     joined = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     verdicts = joined["verdict"].value_counts().to_dict() if "verdict" in joined else {}
-    ran = {k: v for k, v in verdicts.items() if k not in ("not run", "not available here", "paper")}
+    verdicts = {k: v for k, v in verdicts.items() if isinstance(k, str)}
+    ran = {k: v for k, v in verdicts.items() if k not in ("not run", "not available here", "paper", "")}
     summary = ", ".join(f"{k} {v}" for k, v in ran.items()) or "not run"
     rows.append((name.replace("_", " ").capitalize(), len(tables.printed(name)), sum(ran.values()), summary))
 coverage = pd.DataFrame(rows, columns=["table", "printed", "with ours", "verdicts"])
