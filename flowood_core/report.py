@@ -42,6 +42,7 @@ __all__ = [
     "draw_gallery",
     "draw_heat",
     "draw_histograms",
+    "draw_likelihoods",
     "figure",
     "heat_over",
     "second_axis",
@@ -245,6 +246,35 @@ def heat_over(images: Any, maps: Any, share: float = 0.6) -> np.ndarray:
     return mixed.round().astype(np.uint8)
 
 
+def draw_likelihoods(
+    ax: Axes,
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    labels: Mapping[str, str] | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> Axes:
+    """Any quantity against log-likelihood, several sets, the first of them ID; readable where OOD lies far down.
+
+    Trained outliers can lie a hundred times farther down than ID reaches. Points below the first set's lower
+    tail by three times its spread are drawn at the lower edge as triangles, and counted in the legend.
+    """
+    q = np.quantile(np.asarray(next(iter(sets.values()))[1]), (0.01, 0.25, 0.75))
+    floor, below = q[0] - 3 * (q[2] - q[1]), 0
+    for name, (x, lp) in sets.items():
+        colour = (colours or {}).get(name) or colour_of(name)
+        x, lp = np.asarray(x), np.asarray(lp)
+        low = lp < floor
+        below += int(low.sum())
+        label = (labels or {}).get(name, name)
+        ax.scatter(x[~low], lp[~low], s=7, alpha=0.45, linewidths=0, color=colour, label=label)
+        ax.scatter(x[low], np.full(low.sum(), floor), s=9, marker="v", alpha=0.45, linewidths=0, color=colour)
+    if below:
+        ax.scatter([], [], marker="v", s=9, color="0.4", label=f"farther down: {below} points")
+        top = max(np.max(lp) for _, lp in sets.values())
+        ax.set_ylim(floor - 0.04 * (top - floor), top + 0.04 * (top - floor))
+    return ax
+
+
 def draw_complexity_vs_likelihood(
     ax: Axes,
     sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
@@ -253,38 +283,13 @@ def draw_complexity_vs_likelihood(
     quantity: str = r"$\log p_{\mathcal{Z}}(\mathbf{z})$ [nats]",
     colours: Mapping[str, str] | None = None,
 ) -> Axes:
-    """Fig. 3: complexity C(x) against log-likelihood for several sets, with the regression line over all points.
-
-    Trained outliers can lie a hundred times farther down than ID reaches. Points below the first set's lower
-    tail by three times its spread are drawn at the lower edge as triangles, and counted in the legend.
-    """
-    q = np.quantile(np.asarray(next(iter(sets.values()))[1]), (0.01, 0.25, 0.75))
-    floor = q[0] - 3 * (q[2] - q[1])
-    below = 0
-    for name, (c, lp) in sets.items():
-        colour = (colours or {}).get(name) or colour_of(name)
-        c, lp = np.asarray(c), np.asarray(lp)
-        low = lp < floor
-        below += int(low.sum())
-        ax.scatter(
-            c[~low],
-            lp[~low],
-            s=7,
-            alpha=0.45,
-            linewidths=0,
-            color=colour,
-            label=(labels or {}).get(name, name),
-        )
-        ax.scatter(c[low], np.full(low.sum(), floor), s=9, marker="v", alpha=0.45, linewidths=0, color=colour)
+    """Fig. 3: complexity C(x) against log-likelihood for several sets, with the regression line over all points."""
+    draw_likelihoods(ax, sets, labels=labels, colours=colours)
     c, lp = (np.concatenate([np.asarray(s[k]) for s in sets.values()]) for k in (0, 1))
     slope, intercept = np.polyfit(c, lp, 1)
     ends = np.array([c.min(), c.max()])
     line = f"regression: {slope:+.0f} per bit/dim"
     ax.plot(ends, slope * ends + intercept, color="#CC79A7", lw=2, label=line)
-    if below:
-        ax.scatter([], [], marker="v", s=9, color="0.4", label=f"farther down: {below} points")
-        top = lp.max()
-        ax.set_ylim(floor - 0.04 * (top - floor), top + 0.04 * (top - floor))
     ax.set(xlabel=r"complexity $C(\mathbf{x})$ [bits/dim]", ylabel=quantity)
     return ax
 

@@ -290,24 +290,18 @@ colours = dict(
 fig, axes = report.figure("tall", rows=2, columns=2)
 for column, (title, run) in zip(axes.T, pair.items()):
     for ax, (quantity, label) in zip(column, axes_of.items()):
-        for name, colour in colours.items():
-            a = run.arrays[name]
-            points = a[quantity][: P.n_figure], a["log_px"][: P.n_figure]
-            ax.scatter(
-                *points, s=7, alpha=0.45, linewidths=0, color=colour, label=corpora.LABELS.get(name, name)
-            )
-        low = np.quantile(np.concatenate([run.arrays[n]["log_px"] for n in colours]), 0.02)
+        sets = {
+            n: (run.arrays[n][quantity][: P.n_figure], run.arrays[n]["log_px"][: P.n_figure]) for n in colours
+        }
+        report.draw_likelihoods(ax, sets, labels=corpora.LABELS, colours=colours)
         ax.set(
             xlabel=label,
             ylabel=r"$\log p_{\mathcal{X}}$ [nats]",
-            ylim=(low, None),
             xscale="log" if quantity == "n_tokens" else "linear",
         )
-    column[0].set_title(
-        f"{title}\n{row_labels[run.spec.run_id]}" if len(row_labels[run.spec.run_id]) < 60 else title,
-        fontsize=8,
-    )
-axes[0, 0].legend(fontsize=6)
+        ax.legend(fontsize=6)
+    row = row_labels[run.spec.run_id]
+    column[0].set_title(f"{title}\n{row}" if row != title and len(row) < 60 else title, fontsize=8)
 sheet.save_figure(
     fig,
     "text_complexity_likelihood",

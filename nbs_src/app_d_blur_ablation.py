@@ -125,7 +125,7 @@ for line, id_ in zip(axes, ids):
         second = report.second_axis(
             ax, radii, [left[id_][r] for r in radii], label=r"$C(\mathbf{x}')$ of the outliers [bits/dim]"
         )
-axes[0, 0].legend(fontsize=7, loc="upper right")
+axes[0, 0].legend(fontsize=7, loc="best")
 sheet.save_figure(fig, "fig_6", "AUROC by blur radius; grey: the complexity the blur leaves; dashed: MLE")
 
 # %% [markdown]
