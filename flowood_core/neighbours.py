@@ -30,6 +30,7 @@ class Typicality:
         return cls(float(-np.mean(id_train["log_px"])))
 
     def score(self, x: Arrays) -> np.ndarray:
+        """Shaped (n,), nats; higher = more OOD."""
         return np.abs(-x["log_px"] - self.entropy)
 
 
@@ -52,6 +53,7 @@ class Gmm:
         return cls(scale, GaussianMixture(components, random_state=seed).fit(scale(id_train)))
 
     def score(self, x: Arrays) -> np.ndarray:
+        """Shaped (n,), nats of the mixture on scaled quantities; higher = more OOD."""
         return -self.model.score_samples(self.scale(x))
 
 
@@ -74,11 +76,14 @@ class OneClass:
         return cls(scale, OneClassSVM(nu=nu).fit(scale(id_train)))
 
     def score(self, x: Arrays) -> np.ndarray:
+        """Shaped (n,), without unit; above 0 is outside the machine's boundary, higher = more OOD."""
         return -self.model.decision_function(self.scale(x))
 
 
 def likelihood_ratio(log_px: np.ndarray, log_px_background: np.ndarray) -> np.ndarray:
-    """log p_background(x) - log p_X(x), in nats: what the background explains as well is no evidence for ID.
+    """log p_background(x) - log p_X(x), shaped (n,), in nats; higher = more OOD.
+
+    What the background explains as well is no evidence for ID.
 
     The background flow is trained on ID images of which a share of the values was replaced at random
     (`outliers.image.mutate`). Source: Ren et al. (2019).
@@ -116,6 +121,7 @@ class Fusion:
         return cls(scale, model.coef_[0], float(model.intercept_[0]))
 
     def score(self, x: Arrays) -> np.ndarray:
+        """Shaped (n,), log-odds of an outlier against ID; higher = more OOD."""
         return self.scale(x) @ self.weights + self.intercept
 
 

@@ -158,7 +158,8 @@ def _how(paper_rows: list[runs.Run], ours: list[runs.Run]) -> str:
         o = ours[0]
         text += (
             f" flowood: squeezed flow, {o.metrics['n_parameters']:,} parameters instead of "
-            f"{first.metrics['n_parameters']:,}, outliers of `ccm_simplify`, same objective and score."
+            f"{first.metrics['n_parameters']:,}, outliers of `ccm_simplify`, same objective and score, a "
+            "recipe chosen among half a dozen by its AUROC on SVHN and iSUN with CIFAR-10 as ID."
         )
     return text
 

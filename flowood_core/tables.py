@@ -33,6 +33,8 @@ def collect(runs: Iterable[Run]) -> pd.DataFrame:
 def over_seeds(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Mean over seeds: with two or more seeds Student's interval over seeds, with one the bootstrap's.
 
+    Values are percent; an interval ends at 0 and 100, beyond which no rate lies.
+
     Returns:
         One row per key: value, low, high, n_seeds, interval ("seeds" or "test draws").
     """
@@ -43,7 +45,8 @@ def over_seeds(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
         else:
             only = group.iloc[0]
             estimate, kind = metrics.Estimate(only["value"], only["low"], only["high"]), "test draws"
-        values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+        low, high = np.clip([estimate.low, estimate.high], 0, 100)
+        values = {"value": estimate.value, "low": low, "high": high}
         rows.append(dict(zip(keys, key, strict=True)) | values | {"n_seeds": len(group), "interval": kind})
     return pd.DataFrame(rows)
 

@@ -61,7 +61,7 @@ sheet.save_figure(fig, "claims", "Number of claims by verdict")
 # %% [markdown]
 r"""
 ## Coverage
-How many of the printed cells of each table have a number of ours beside them, and how they compare. A table whose data are not here, or whose notebook has not run, has none.
+How many numbers of ours stand beside the printed cells of each table, and how they compare. A cell can have several, one per reading (Table 4) or encoder (Table 6). A table whose data are not here, or whose notebook has not run, has none.
 """
 
 # %%
@@ -74,8 +74,8 @@ for name in (f"table_{n}" for n in range(1, 11)):
     ran = {k: v for k, v in verdicts.items() if k not in ("not run", "not available here", "paper", "")}
     summary = ", ".join(f"{k} {v}" for k, v in ran.items()) or "not run"
     rows.append((name.replace("_", " ").capitalize(), len(tables.printed(name)), sum(ran.values()), summary))
-coverage = pd.DataFrame(rows, columns=["table", "printed", "with ours", "verdicts"])
-sheet.save_table(coverage, "coverage", "Printed cells, and how many have ours beside them")
+coverage = pd.DataFrame(rows, columns=["table", "printed", "ours beside them", "verdicts"])
+sheet.save_table(coverage, "coverage", "Printed cells, and how many numbers of ours stand beside them")
 report.show_table(coverage.set_index("table"), "Coverage of the printed tables", "{}")
 
 # %%

@@ -56,5 +56,27 @@ def test_claims_are_judged_by_the_runs_that_are_there(tmp_path, monkeypatch):
     bpd = [pair[m].metrics["id"]["bpd"] for m in ("mle", "ccm_gaussian")]
     assert found.loc["id_kept", "effect"] == f"photo crops {bpd[0] - bpd[1]:+.2f}"
     assert found.loc["id_kept", "verdict"] == ("holds" if bpd[0] > bpd[1] else "does not hold")
-    assert found.loc["no_threshold", "verdict"] == "does not hold"  # the slope depends on the unit of x
     assert found.loc["matches_real", "verdict"] == "not run"
+
+
+@pytest.mark.parametrize(("invariant", "word"), [(False, "does not hold"), (True, "holds")])
+def test_a_claim_about_units_would_hold_for_an_objective_without_units(
+    tmp_path, monkeypatch, invariant, word
+):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
+    run = runs.run_or_load(next(s for s in grid.rows("smoke", "table_2") if s.method == "mle"))
+    run.metrics["id"]["log_px_mean"] = 4000.0  # nats, as of a trained flow; smoke trains for one epoch only
+    runs.write_json(run.folder / "metrics.json", run.metrics)
+    if invariant:
+        monkeypatch.setattr(claims.objective, "penalty", lambda log_px: log_px)
+    assert claims.judge(claims.TESTS["no_threshold"]("smoke")).word == word
+
+
+@pytest.mark.parametrize(("rho", "word"), [(-0.5, "holds"), (-0.02, "does not hold"), (0.5, "does not hold")])
+def test_a_correlation_that_is_not_clear_supports_nothing(tmp_path, monkeypatch, rho, word):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    folder = tmp_path / "smoke" / "tables"
+    folder.mkdir(parents=True)
+    (folder / "hypothesis_1.csv").write_text(f"method,side,spearman_with_C,n\nMLE,f,{rho},192\n")
+    assert claims.judge(claims.TESTS["hypothesis_1"]("smoke")).word == word

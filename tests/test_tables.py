@@ -94,3 +94,8 @@ def test_beside_keeps_every_printed_row_in_its_order_and_says_what_was_not_run()
     assert list(table.loc[("nll", "mle"), "svhn"]) == ["44.3", "45.0 [43.0, 47.0]", "reproduced"]
     assert (table["celeba"]["ours"] == "–").all() and (table["celeba"]["verdict"] == "not run").all()
     assert (table["celeba"]["paper"].astype(float) > 0).all()
+
+
+def test_an_interval_of_a_rate_ends_at_0_and_100():
+    two = tables.over_seeds(pd.concat([ours(value=v) for v in (68.0, 98.0)]), KEYS).iloc[0]
+    assert (two["value"], two["low"], two["high"]) == (83.0, 0.0, 100.0)
