@@ -420,7 +420,11 @@ def draw_histograms(
 def draw_boxes(
     ax: Axes, values: Mapping[str, np.ndarray], *, labels: Mapping[str, str] | None = None
 ) -> Axes:
-    """One horizontal box per set (median, quartiles, 5 to 95 %); the first set's median goes through all rows."""
+    """One horizontal box per set (median, quartiles, 5 to 95 %); the first set's median goes through all rows.
+
+    The axis ends on the left four spreads (5 to 95 %) of the first set below it, so that a set pushed a hundred
+    times farther down does not flatten the others; an arrow stands where a box or its whisker goes on.
+    """
     names = list(values)
     boxes = ax.boxplot(
         [np.asarray(v) for v in values.values()], orientation="horizontal", whis=(5, 95), showfliers=False,
@@ -430,6 +434,14 @@ def draw_boxes(
     for name, box in zip(names, boxes["boxes"], strict=True):
         box.set(facecolor=colour_of(name), edgecolor=colour_of(name))
     ax.axvline(float(np.median(values[names[0]])), color=colour_of(names[0]), lw=1, ls="--", zorder=0)
+    low, high = np.quantile(np.asarray(values[names[0]]), (0.05, 0.95))
+    left, spread = low - 4 * (high - low), high - low
+    if min(np.quantile(np.asarray(v), 0.05) for v in values.values()) < left:
+        right = max(np.quantile(np.asarray(v), 0.95) for v in values.values())
+        ax.set_xlim(left - 0.2 * spread, right + 0.3 * spread)
+        for row, name in enumerate(names, 1):
+            if np.quantile(np.asarray(values[name]), 0.05) < left:
+                ax.plot(left, row, marker="<", color="white", markeredgecolor="0.2", zorder=5)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     return ax

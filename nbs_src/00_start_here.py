@@ -57,7 +57,7 @@ sheet.save_figure(fig, "start_data", "In-distribution images (first row) and OOD
 # %% [markdown]
 r"""
 ## The bias
-Left: a flow trained by maximum likelihood alone, eq. (2). A set to the right of the dashed line, the median of the images it was trained for, is *more* likely to this flow than those. Right: the same flow, trained with the outliers of the next section. Boxes are quartiles, whiskers 5 to 95 %.
+Left: a flow trained by maximum likelihood alone, eq. (2). A set to the right of the dashed line, the median of the images it was trained for, is *more* likely to this flow than those. Right: the same flow, trained with the outliers of the next section. Boxes are quartiles, whiskers 5 to 95 %; an arrow at the left edge: the set goes on there.
 """
 
 # %%

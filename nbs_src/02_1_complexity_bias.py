@@ -418,11 +418,13 @@ panels = {"paper: Table 1 over Table 7": paper.assign(gap=paper.ood.map(C_7) - p
 for kind in ("pz", "px") if finished else ():
     cells = ours[ours.score == kind]
     panels[f"ours: {kinds[kind]}"] = cells.assign(gap=cells.ood.map(mean_C) - cells.id.map(mean_C))
-fig, axes = report.figure("wide" if finished else "single", columns=len(panels), sharey=True, squeeze=False)
+fig, axes = report.figure(
+    "wide" if finished else "single", columns=len(panels), height=4.0, sharey=True, squeeze=False
+)
 for ax, (title, cells) in zip(axes[0], panels.items()):
     report.draw_bias(ax, cells, labels=label_of)
     ax.set_title(title)
-    ax.legend(loc="lower right", fontsize=5.5)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2, fontsize=5.5)
 axes[0, 0].set_ylabel("AUROC [%]")
 sheet.save_figure(fig, "fig_bias", "AUROC of MLE flows against how much more complex OOD is than ID")
 
