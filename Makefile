@@ -68,7 +68,7 @@ notebooks: .venv/.ok ## notebooks/*.ipynb anew from nbs_src/*.py (one way: the s
 bench: .venv/.ok ## speed beside what one would otherwise write, about 10 minutes; benchmarks/README.md
 	@$(BIN)/python -m benchmarks.bench
 
-book: .venv/.ok ## the executed notebooks of PROFILE as one static site with search, readable offline
+book: .venv/.ok ## claims, then the executed notebooks of PROFILE, as one static site with search, readable offline
 	@$(BIN)/python -m flowood_core.book $(PROFILE)
 
 badges: .venv/.ok ## stamp the address of the git remote into badges, bootstrap cells and pyproject.toml
