@@ -65,7 +65,7 @@ def block(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
     Under autocast to bfloat16 the subnet's products are in bfloat16, if the processor has them; sums and all
     else stay float32.
     """
-    if not (_on.get() and _fits(module, x)):
+    if torch.compiler.is_compiling() or not (_on.get() and _fits(module, x)):
         return None
     library = None if os.environ.get("FLOWOOD_ENGINE") == "torch" else _load()[0]
     if library is None:

@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from flowood_core import engine, objective
+from flowood_core import step as step_of
 from flowood_core.flow import dequantise
 from flowood_core.progress import track
 
-__all__ = ["History", "NonFinite", "Settings", "fit"]
+__all__ = ["History", "NonFinite", "Settings", "fit", "fit_together"]
+
+STEPS_A_DRAW = 64  # on a GPU, where a draw costs launches rather than work
 
 Outliers = Callable[..., Tensor]
 """(x, partner, *, rng) -> x_out, all shaped alike; see `flowood_core.outliers`."""
@@ -117,89 +120,159 @@ def fit(
         NonFinite: the loss is not finite; names step and block. The last checkpoint stays good.
         ValueError: fewer samples than two, or steps < 1.
     """
-    _check(x, settings)
-    batch_size = min(settings.batch_size, len(x))
-    trained = [p for p in flow.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=settings.lr, weight_decay=settings.weight_decay)
-    start, history, seconds = 0, History(), 0.0
-    if state is not None:
-        flow.load_state_dict(state["flow"])
-        optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # else Adam's moments would be shared
-        start, history, seconds = state["step"], History(list(state["history"])), state["seconds"]
+    (history,) = fit_together(
+        [flow],
+        x,
+        [outliers],
+        settings=[settings],
+        states=[state],
+        on_checkpoint=None if on_checkpoint is None else lambda _, state: on_checkpoint(state),
+        checkpoint_every_s=checkpoint_every_s,
+        log_every=log_every,
+        label=label,
+    )
+    return history
+
+
+def fit_together(
+    flows: Sequence[nn.Module],
+    x: Tensor,
+    outliers: Sequence[Outliers | None],
+    *,
+    settings: Sequence[Settings],
+    states: Sequence[dict[str, Any] | None] | None = None,
+    on_checkpoint: Callable[[int, dict[str, Any]], None] | None = None,
+    checkpoint_every_s: float = 30.0,
+    log_every: int = 10,
+    label: str = "training",
+) -> list[History]:
+    """`fit` for several flows on the same samples at once: rows or seeds of a table. Nothing is shared but x.
+
+    On a GPU a small flow leaves most of the chip idle, and their steps run side by side in one graph (`step`); on a
+    processor they take turns. The result of each is that of `fit` alone. A flow that diverges ends them all.
+
+    Args:
+        flows, outliers, settings, states: one a flow; the settings agree in steps and batch_size, the states in step.
+        on_checkpoint: called with the number of the flow and its state.
+        x, checkpoint_every_s, log_every, label: as in `fit`.
+    Returns:
+        One history a flow.
+    Raises:
+        NonFinite, ValueError: as in `fit`; settings or states that do not agree.
+    """
+    for one in settings:
+        _check(x, one)
+    states = list(states or [None] * len(flows))
+    _check_agreement(flows, outliers, settings, states)
+    shared = settings[0]
+    batch_size = min(shared.batch_size, len(x))
+    optimizers = [step_of.adam(flow, one) for flow, one in zip(flows, settings, strict=True)]
+    start, seconds = 0, 0.0
+    histories = [History() for _ in flows]
+    for flow, optimizer, state, history in zip(flows, optimizers, states, histories, strict=True):
+        if state is not None:
+            flow.load_state_dict(state["flow"])
+            step_of.load_adam(optimizer, state["optimizer"])
+            start, seconds = state["step"], state["seconds"]
+            history.rows.extend(state["history"])
 
     d = x[0].numel()
     levels = 256 if x.dtype == torch.uint8 else 1
+    on_gpu = x.device.type == "cuda"
     began = last_saved = time.monotonic()
-    flow.train()
-    with engine.fused(), track(settings.steps, label, start) as progress:
-        for step in range(start, settings.steps):
-            batch, is_outlier = draw_batch(x, outliers, step, batch_size, settings)
-            optimizer.zero_grad(set_to_none=True)
-            log_px = _backward(flow, batch, is_outlier, d, settings)
-            if settings.clip:
-                grad_norm = nn.utils.clip_grad_norm_(trained, settings.clip)
-            else:
-                grad_norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-            if not math.isfinite(grad_norm.item()):
-                raise _non_finite(flow, batch, step)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr_at(step)
-            optimizer.step()
+    for flow in flows:
+        flow.train()
+    with engine.fused(), track(shared.steps, label, start) as progress:
+        at_once = STEPS_A_DRAW if on_gpu else 1
+        draws = [_Draws(x, of, batch_size, one, at_once) for of, one in zip(outliers, settings, strict=True)]
+        take = None
+        for step in range(start, shared.steps):
+            batches = [of.batch(step) for of in draws]
+            take = take or step_of.step_for(flows, optimizers, settings, batches)
+            results = take(batches, [one.lr_at(step) for one in settings])
 
-            if step % log_every == 0 or step == settings.steps - 1:
-                row = _measure(log_px, is_outlier, grad_norm, d, levels, settings)
-                row |= {"step": step, "seconds": seconds + time.monotonic() - began}
-                history.rows.append(row)
-            progress.update(1, loss=history.rows[-1]["loss"], bpd=history.rows[-1]["bpd_id"])
-            due = time.monotonic() - last_saved >= checkpoint_every_s
-            if on_checkpoint is not None and (due or step == settings.steps - 1):
-                on_checkpoint(_state(flow, optimizer, step + 1, history, seconds + time.monotonic() - began))
+            logs = step % log_every == 0 or step == shared.steps - 1
+            due = time.monotonic() - last_saved >= checkpoint_every_s or step == shared.steps - 1
+            if logs or due or not on_gpu:  # a look at a value makes a GPU wait
+                for k, flow in enumerate(flows):
+                    if take.is_broken(k):
+                        raise _non_finite(flow, batches[k][0], step)
+            now = seconds + time.monotonic() - began
+            if logs:
+                for k, (log_px, grad_norm) in enumerate(results):
+                    row = _measure(log_px, batches[k][1], grad_norm, d, levels, settings[k])
+                    histories[k].rows.append(row | {"step": step, "seconds": now})
+            last = histories[0].rows[-1]
+            progress.update(1, loss=last["loss"], bpd=last["bpd_id"])
+            if on_checkpoint is not None and due:
+                for k, (flow, optimizer) in enumerate(zip(flows, optimizers, strict=True)):
+                    on_checkpoint(k, _state(flow, optimizer, step + 1, histories[k], now))
                 last_saved = time.monotonic()
-    flow.eval()
-    return history
+    for flow in flows:
+        flow.eval()
+    return histories
+
+
+class _Draws:
+    """The batches of a training by number, `at_once` of them drawn together."""
+
+    def __init__(
+        self, x: Tensor, outliers: Outliers | None, batch_size: int, settings: Settings, at_once: int
+    ):
+        self.what, self.settings, self.at_once = (x, outliers), settings, at_once
+        self.batch_size, self.first, self.drawn = batch_size, 0, None
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        if self.drawn is None or not self.first <= step < self.first + self.at_once:
+            # drawn anew from the same first step by a run that continues in the middle
+            self.first = step - step % self.at_once
+            n = min(self.at_once, self.settings.steps - self.first)
+            self.drawn = draw_batches(*self.what, self.first, n, self.batch_size, self.settings)
+        batches, flags = self.drawn
+        return batches[step - self.first], flags[step - self.first]
 
 
 def draw_batch(
     x: Tensor, outliers: Outliers | None, step: int, batch_size: int, settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Batch number `step`: samples of x, a share of them replaced by outliers, as floats, and the flags.
+    """Batch number `step`: samples of x, a share of them replaced by outliers, as floats, and the flags."""
+    batches, flags = draw_batches(x, outliers, step, 1, batch_size, settings)
+    return batches[0], flags[0]
 
-    Pure in (seed, step): every epoch is a fresh permutation, every step has its own generator.
+
+def draw_batches(
+    x: Tensor, outliers: Outliers | None, first: int, n: int, batch_size: int, settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """Batches number `first` to `first + n - 1`, (n, b, ...), and the flags, (n, b).
+
+    Pure in (seed, first, n): every epoch is a fresh permutation, every draw has its own generator.
     """
-    n = len(x)
-    per_epoch = max(n // batch_size, 1)
-    epoch, position = divmod(step, per_epoch)
-    order = torch.randperm(n, generator=_generator(x.device, settings.seed, 0, epoch), device=x.device)
-    index = order[position * batch_size : (position + 1) * batch_size]
+    per_epoch = max(len(x) // batch_size, 1)
+    orders: dict[int, Tensor] = {}
+    indices = []
+    for step in range(first, first + n):
+        epoch, position = divmod(step, per_epoch)
+        if epoch not in orders:
+            rng = _generator(x.device, settings.seed, 0, epoch)
+            orders[epoch] = torch.randperm(len(x), generator=rng, device=x.device)
+        indices.append(orders[epoch][position * batch_size : (position + 1) * batch_size])
+    index = torch.cat(indices)
     batch = x.index_select(0, index)
 
-    rng = _generator(x.device, settings.seed, 1, step)
+    rng = _generator(x.device, settings.seed, 1, first)
     is_outlier = torch.zeros(len(batch), dtype=torch.bool, device=x.device)
     if outliers is not None:
         is_outlier = torch.rand(len(batch), generator=rng, device=x.device) < settings.outlier_prob
         # a partner is another sample of the data set, as when outliers are made while data is loaded
-        partner = (index + torch.randint(1, n, (len(batch),), generator=rng, device=x.device)) % n
+        shift = torch.randint(1, len(x), (len(batch),), generator=rng, device=x.device)
+        partner = (index + shift) % len(x)
         (chosen,) = is_outlier.nonzero(as_tuple=True)
         if len(chosen):
             x_out = outliers(x.index_select(0, index[chosen]), x.index_select(0, partner[chosen]), rng=rng)
             batch.index_copy_(0, chosen, x_out)
     if batch.dtype == torch.uint8:
         batch = dequantise(batch, rng)
-    return batch, is_outlier
-
-
-def _backward(flow: nn.Module, batch: Tensor, is_outlier: Tensor, d: int, settings: Settings) -> Tensor:
-    # the sum over the batch divided by its size (A12) is additive over micro-batches; dividing by D only
-    # sets the size of a step (A1)
-    log_px = []
-    size = settings.micro_batch or len(batch)
-    for part, flags in zip(batch.split(size), is_outlier.split(size), strict=True):
-        with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
-            lp = flow.log_prob(part)
-        loss = objective.loss_total(lp, flags, tau=settings.tau, temperature=settings.temperature)
-        (loss * (len(part) / len(batch) / d)).backward()
-        log_px.append(lp.detach())
-    return torch.cat(log_px)
+    return batch.view(n, -1, *x.shape[1:]), is_outlier.view(n, -1)
 
 
 def _measure(
@@ -266,6 +339,22 @@ def _non_finite(flow: nn.Module, batch: Tensor, step: int) -> NonFinite:
         step,
         first[0] if first else None,
     )
+
+
+def _check_agreement(
+    flows: Sequence[nn.Module],
+    outliers: Sequence[Outliers | None],
+    settings: Sequence[Settings],
+    states: Sequence[dict[str, Any] | None],
+) -> None:
+    if not len(flows) == len(outliers) == len(settings) == len(states) > 0:
+        counts = f"{len(flows)}, {len(outliers)}, {len(settings)} and {len(states)}"
+        raise ValueError(f"expected one of flows, outliers, settings and states a row, got {counts}")
+    for name in ("steps", "batch_size"):
+        if len(values := {getattr(one, name) for one in settings}) > 1:
+            raise ValueError(f"expected the same {name} in flows trained together, got {sorted(values)}")
+    if len(starts := {0 if state is None else state["step"] for state in states}) > 1:
+        raise ValueError(f"expected states of the same step, got steps {sorted(starts)}")
 
 
 def _check(x: Tensor, settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """Laws of the engine: the numbers of plain torch, the same bits every time, and torch where it cannot be built."""
 
+import contextlib
 import copy
 import math
 import shutil
@@ -224,6 +225,15 @@ def test_training_goes_the_same_way_as_in_torch(monkeypatch):
 
 
 # ---- where it applies
+
+
+@pytest.mark.parametrize("context", [contextlib.nullcontext, engine.fused])
+def test_torch_compile_sees_one_graph_of_plain_torch(context):
+    torch._dynamo.reset()
+    model = flow.image_flow((3, 4, 4), blocks=2, hidden=4)
+    with context():
+        found = torch._dynamo.explain(model.log_prob)(torch.rand(2, 3, 4, 4))
+    assert (found.graph_count, found.graph_break_count) == (1, 0)
 
 
 def test_only_inside_the_context_and_there_only_what_fits(monkeypatch):
