@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 FIRST := uv|setuptools|wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce status plan data test check notebooks badges book bench readme lock lab clean
+.PHONY: help setup reproduce train status plan data test check notebooks badges book bench readme lock lab clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ reproduce: .venv/.ok ## every table and figure of PROFILE, by EXECUTOR; ends wit
 	$(BIN)/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(EXECUTOR) --config profile=$(PROFILE)
 	@test -f $(REPORT) || { echo "The grid ended, but left no $(REPORT)."; exit 1; }
 	@echo "Report: $(REPORT)"
+
+train: .venv/.ok ## the missing runs of PROFILE alone, side by side on a GPU; TABLES="table_2 fig_6" picks some
+	@$(BIN)/python -m flowood_core.together $(PROFILE) $(if $(TABLES),--tables $(TABLES))
 
 status: .venv/.ok ## which runs of PROFILE are done, running or missing, and how long is left; also as a page
 	@$(BIN)/python -m flowood_core.page --status $(PROFILE)

@@ -12,6 +12,7 @@ A run is a `Spec` with a stable id and a folder ``outputs/<profile>/runs/<id>/``
     metrics.json       metrics with intervals and provenance; written last, its presence means "done"
 """
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -58,7 +59,17 @@ from flowood_core.flow import Flow, densities, dequantise, image_flow, vector_fl
 from flowood_core.outliers import image as outliers
 from flowood_core.outliers.simplify import ccm_simplify
 
-__all__ = ["Run", "RunError", "Spec", "build_flow", "device", "provenance", "run_or_load", "text_data"]
+__all__ = [
+    "Run",
+    "RunError",
+    "Spec",
+    "build_flow",
+    "device",
+    "provenance",
+    "run_or_load",
+    "run_together",
+    "text_data",
+]
 
 FORMAT = 1
 FEATURE_METHODS = ("mle", "gaussian", "ccm", "ccm_gaussian")
@@ -268,12 +279,7 @@ def run_or_load(spec: Spec, *, device_name: str | None = None, train_missing: bo
             f"expected the run {spec.run_id} in {spec.folder.parent}, found none; train it with\n"
             f"  papermill notebooks/train_one.ipynb out.ipynb -p profile {spec.profile} -r run_id {spec.run_id}"
         )
-    try:
-        spec.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise RunError(
-            f"cannot make {spec.folder}: {e}; point FLOWOOD_OUTPUTS at a folder you may write"
-        ) from e
+    _make_folder(spec)
     with _locked(spec):
         if (done := _read(spec)) is not None:  # the process that held the lock has finished it
             return done
@@ -281,6 +287,33 @@ def run_or_load(spec: Spec, *, device_name: str | None = None, train_missing: bo
     run = _read(spec)
     assert run is not None
     return run
+
+
+def run_together(
+    specs: Sequence[Spec], *, device_name: str | None = None, at_once: int | None = None
+) -> list[Run]:
+    """`run_or_load` for many runs. Those that share data, flow and length train side by side on a GPU.
+
+    Args:
+        specs: in any order.
+        device_name: as in `run_or_load`.
+        at_once: how many to train side by side; 8 on a GPU and 1 on a processor, which is busy with one.
+    Raises:
+        As `run_or_load`.
+    """
+    on = torch.device(device_name) if device_name else device()
+    at_once = at_once or (8 if on.type == "cuda" else 1)
+    missing: dict[tuple[Any, ...], list[Spec]] = {}
+    for spec in dict.fromkeys(specs):
+        if _read(spec) is None and spec.model == "pixels" and spec.encoder is None and not spec.mutation:
+            shared = (spec.profile, spec.id, spec.n_train, spec.epochs, spec.batch_size, spec.micro_batch)
+            missing.setdefault((*shared, spec.squeeze, spec.blocks, spec.hidden), []).append(spec)
+    for alike in missing.values() if at_once > 1 else ():
+        for k in range(0, len(alike), at_once):
+            for spec in alike[k : k + at_once]:
+                _make_folder(spec)
+            _train_side_by_side(alike[k : k + at_once], on)
+    return [run_or_load(spec, device_name=device_name) for spec in specs]
 
 
 def build_flow(spec: Spec, shape: tuple[int, ...]) -> Flow | feature_flows.FeatureFlow:
@@ -373,10 +406,11 @@ def _train_in_memory(spec: Spec, on: torch.device) -> None:
 
     The batch of a step stays whole, so the result moves by rounding only.
     """
-    micro_batch = spec.micro_batch
+    # what fits a processor's cache only slows a GPU down
+    micro_batch = spec.micro_batch if on.type == "cpu" else None
     while True:
         try:
-            return _train(spec, on, micro_batch)
+            return _train([spec], on, micro_batch)
         except torch.OutOfMemoryError:
             whole = min(micro_batch or spec.batch_size, spec.batch_size)
             if whole == 1:
@@ -387,33 +421,67 @@ def _train_in_memory(spec: Spec, on: torch.device) -> None:
                 f"{micro_batch} samples of each batch",
                 stacklevel=3,
             )
-        gc.collect()  # what the failed attempt held, before the next begins
-        if on.type == "cuda":
-            torch.cuda.empty_cache()
+        _forget(on)
 
 
-def _train(spec: Spec, on: torch.device, micro_batch: int | None) -> None:
-    began = time.monotonic()
-    write_json(spec.folder / "spec.json", spec.model_dump(mode="json"))
-    data = _Data.of(spec) if spec.encoder is None else text_data(spec)
-    x = data.train.x.to(on)
-    flow = build_flow(spec, tuple(x.shape[1:])).to(on)
-    settings = dataclasses.replace(_settings(spec, len(x)), micro_batch=micro_batch)
-    state = _load_checkpoint(spec, on)
-    method, facts = _method(spec, data, on), {}
-    if spec.model != "pixels":
-        flow, x, method, settings, facts = _on_maps(spec, flow, x, method, settings)
-    elif state is None and spec.data_init:
-        flow.initialise(dequantise(x[:512]) if x.dtype == torch.uint8 else x[:512])
+def _forget(on: torch.device) -> None:
+    """Free what a failed attempt held, before the next begins."""
+    gc.collect()
+    if on.type == "cuda":
+        torch.cuda.empty_cache()
 
-    def save(state: dict[str, Any]) -> None:
-        _save_checkpoint(spec, state)
+
+def _train_side_by_side(specs: Sequence[Spec], on: torch.device) -> None:
+    """Trains the runs that no other process holds; in two halves where memory is short."""
+    with contextlib.ExitStack() as held:
+        mine = [spec for spec in specs if held.enter_context(_locked_if_free(spec)) and _read(spec) is None]
+        if len(mine) > 1:
+            try:
+                return _train(mine, on, mine[0].micro_batch if on.type == "cpu" else None)
+            except torch.OutOfMemoryError:
+                warnings.warn(f"{on} has no memory for {len(mine)} runs at once; halving", stacklevel=2)
+    if len(mine) > 1:
+        _forget(on)
+        for half in (mine[: len(mine) // 2], mine[len(mine) // 2 :]):
+            _train_side_by_side(half, on)
+
+
+@dataclasses.dataclass
+class _Job:
+    """One run in training: what `train.fit_together` needs of it, and what its results are made of."""
+
+    spec: Spec
+    data: Any
+    flow: Any
+    x: torch.Tensor
+    method: Callable[..., torch.Tensor] | None
+    settings: train.Settings
+    state: dict[str, Any] | None
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, spec: Spec, on: torch.device, micro_batch: int | None) -> "_Job":
+        write_json(spec.folder / "spec.json", spec.model_dump(mode="json"))
+        data = _Data.of(spec) if spec.encoder is None else text_data(spec)
+        x = data.train.x.to(on)
+        flow = build_flow(spec, tuple(x.shape[1:])).to(on)
+        settings = dataclasses.replace(_settings(spec, len(x)), micro_batch=micro_batch)
+        state = _load_checkpoint(spec, on)
+        method, facts = _method(spec, data, on), {}
+        if spec.model != "pixels":
+            flow, x, method, settings, facts = _on_maps(spec, flow, x, method, settings)
+        elif state is None and spec.data_init:
+            flow.initialise(dequantise(x[:512]) if x.dtype == torch.uint8 else x[:512])
+        return cls(spec, data, flow, x, method, settings, state, facts)
+
+    def save(self, state: dict[str, Any]) -> None:
+        _save_checkpoint(self.spec, state)
         last = state["history"][-1]
         write_json(
-            spec.folder / "progress.json",
+            self.spec.folder / "progress.json",
             {
                 "step": state["step"],
-                "steps": settings.steps,
+                "steps": self.settings.steps,
                 "loss": last["loss"],
                 "bpd_id": last["bpd_id"],
                 "seconds": state["seconds"],
@@ -421,37 +489,53 @@ def _train(spec: Spec, on: torch.device, micro_batch: int | None) -> None:
             },
         )
 
-    label = f"{spec.id} {spec.method} s{spec.seed}"
-    history = train.fit(
-        flow,
-        x,
-        method,
-        settings=settings,
-        state=state,
-        on_checkpoint=save,
-        checkpoint_every_s=CHECKPOINT_EVERY_S,
-        label=label,
-    )
-    _write(spec.folder / "history.csv", _csv(history.rows))
-    if isinstance(flow, feature_flows.OnBank):
-        flow = flow.flow
-    weights = {name: tensor.cpu().contiguous() for name, tensor in flow.eval().state_dict().items()}
-    _write(spec.folder / "model.safetensors", safetensors.torch.save(weights))
-    result = _evaluate(spec, data, flow) if spec.encoder is None else _evaluate_texts(spec, data, flow)
-    result |= facts | {
-        "n_parameters": flow.n_parameters,
-        "steps": settings.steps,
-        "micro_batch": settings.micro_batch,
-        "seconds": {"training": history.rows[-1]["seconds"], "this_process": time.monotonic() - began},
-        "peak_memory_mb": _peak_memory_mb(),
-        "device": str(on),
-        "provenance": provenance(),
-    }
-    write_json(
-        spec.folder / "metrics.json", {"format": FORMAT, "spec": spec.model_dump(mode="json"), **result}
-    )
-    for name in ("checkpoint.ckpt", "checkpoint.previous.ckpt"):
-        (spec.folder / name).unlink(missing_ok=True)
+    def finish(self, history: train.History, facts: dict[str, Any]) -> None:
+        """Weights, history, scores and, last, metrics.json."""
+        spec, flow, folder = self.spec, self.flow, self.spec.folder
+        _write(folder / "history.csv", _csv(history.rows))
+        if isinstance(flow, feature_flows.OnBank):
+            flow = flow.flow
+        weights = {name: tensor.cpu().contiguous() for name, tensor in flow.eval().state_dict().items()}
+        _write(folder / "model.safetensors", safetensors.torch.save(weights))
+        evaluate = _evaluate if spec.encoder is None else _evaluate_texts
+        result = evaluate(spec, self.data, flow) | self.facts | {"n_parameters": flow.n_parameters}
+        result |= {"steps": self.settings.steps, "micro_batch": self.settings.micro_batch} | facts
+        write_json(
+            folder / "metrics.json", {"format": FORMAT, "spec": spec.model_dump(mode="json"), **result}
+        )
+        for name in ("checkpoint.ckpt", "checkpoint.previous.ckpt"):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _train(specs: Sequence[Spec], on: torch.device, micro_batch: int | None) -> None:
+    """Trains runs on the same samples; several of them side by side, those that stand at the same step."""
+    began = time.monotonic()
+    jobs = [_Job.of(spec, on, micro_batch) for spec in specs]
+    by_step: dict[int, list[_Job]] = {}
+    for job in jobs:
+        by_step.setdefault(0 if job.state is None else job.state["step"], []).append(job)
+    for group in by_step.values():
+        first = group[0].spec
+        histories = train.fit_together(
+            [job.flow for job in group],
+            group[0].x,
+            [job.method for job in group],
+            settings=[job.settings for job in group],
+            states=[job.state for job in group],
+            on_checkpoint=lambda k, state, group=group: group[k].save(state),
+            checkpoint_every_s=CHECKPOINT_EVERY_S,
+            label=f"{first.id} {first.method} s{first.seed}" + f" + {len(group) - 1}" * (len(group) > 1),
+        )
+        for job, history in zip(group, histories, strict=True):
+            seconds = {"training": history.rows[-1]["seconds"], "this_process": time.monotonic() - began}
+            facts = {
+                "trained_together": len(group),
+                "seconds": seconds,
+                "peak_memory_mb": _peak_memory_mb(),
+                "device": str(on),
+                "provenance": provenance(),
+            }
+            job.finish(history, facts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -674,6 +758,30 @@ def _same(stored: Any, spec: Spec) -> bool:
         return Spec.model_validate(stored) == spec
     except pydantic.ValidationError:
         return False
+
+
+def _make_folder(spec: Spec) -> None:
+    try:
+        spec.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise RunError(
+            f"cannot make {spec.folder}: {e}; point FLOWOOD_OUTPUTS at a folder you may write"
+        ) from e
+
+
+@contextmanager
+def _locked_if_free(spec: Spec) -> Iterator[bool]:
+    """The folder's lock, or False where another process holds it."""
+    lock = FileLock(spec.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -64,15 +64,15 @@ def test_a_killed_run_on_a_bank_ends_in_the_same_bits(monkeypatch, tmp_path):
 
 
 def test_too_little_memory_halves_the_parts_of_a_batch(monkeypatch):
-    fit, seen = train.fit, []
+    fit, seen = train.fit_together, []
 
     def hungry(*a, **k):
-        seen.append(k["settings"].micro_batch)
+        seen.append(k["settings"][0].micro_batch)
         if (seen[-1] or 8) > 2:
             raise torch.OutOfMemoryError("pretended")
         return fit(*a, **k)
 
-    monkeypatch.setattr(train, "fit", hungry)
+    monkeypatch.setattr(train, "fit_together", hungry)
     with pytest.warns(UserWarning, match="ran out of memory"):
         run = runs.run_or_load(spec(epochs=1))
     assert seen == [None, 4, 2] and run.metrics["micro_batch"] == 2
@@ -86,8 +86,9 @@ def test_the_blur_is_calibrated_and_recorded():
 
 def test_tau_counts_from_the_untrained_flow(monkeypatch):
     seen = []
-    fit = train.fit
-    monkeypatch.setattr(train, "fit", lambda *a, **k: seen.append(k["settings"].tau) or fit(*a, **k))
+    fit = train.fit_together
+    watched = lambda *a, **k: seen.append(k["settings"][0].tau) or fit(*a, **k)  # noqa: E731
+    monkeypatch.setattr(train, "fit_together", watched)
     runs.run_or_load(spec(epochs=1))
     low = runs.run_or_load(spec(epochs=1, tau=-100.0))
     assert seen[1] == pytest.approx(seen[0] - 100) == low.metrics["tau_nats"]

@@ -17,7 +17,7 @@ import torch
 from kill_driver import spec
 from safetensors.torch import load_file
 
-from flowood_core import datasets, grid, params, runs, status, tables, train
+from flowood_core import datasets, grid, params, runs, status, tables, together, train
 
 DRIVER = Path(__file__).with_name("kill_driver.py")
 KILLS = int(os.environ.get("FLOWOOD_KILLS", "20"))
@@ -80,7 +80,7 @@ def test_two_processes_on_one_folder_train_once(tmp_path):
 
 
 def test_a_finished_run_is_read_and_not_trained(undisturbed, monkeypatch):
-    monkeypatch.setattr(train, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "fit_together", lambda *a, **k: pytest.fail("trained again"))
     assert runs.run_or_load(undisturbed.spec).metrics == undisturbed.metrics
 
 
@@ -322,3 +322,64 @@ def test_tables_hold_every_metric_of_a_run_in_percent(undisturbed):
     cell = frame.query("ood == 'digits' and score == 'px' and metric == 'auroc'").iloc[0]
     assert cell["value"] == pytest.approx(100 * undisturbed.metrics["ood"]["digits"]["px"]["auroc"][0])
     assert set(frame["score"]) == {"pz", "px", "pz_comp", "px_comp", "comp_only"}
+
+
+# --- several runs at once ------------------------------------------------------------------------------------
+
+
+def rows_of_a_table():
+    return [spec(), spec(seed=1), spec(method="mle")]
+
+
+def test_runs_trained_together_are_those_trained_alone(undisturbed, outputs):
+    torch.set_num_threads(1)
+    together = runs.run_together([*rows_of_a_table(), spec()], at_once=2)
+    assert [run.spec for run in together] == [*rows_of_a_table(), spec()]
+    assert [run.metrics["trained_together"] for run in together[:3]] == [2, 2, 1]
+    ours, alone = numbers(together[0]), numbers(undisturbed)
+    assert ours.pop("trained_together") == 2 and alone.pop("trained_together") == 1 and ours == alone
+    a, b = (load_file(run.folder / "model.safetensors") for run in (together[0], undisturbed))
+    assert all(torch.equal(a[k], b[k]) for k in a | b)
+    assert not list(outputs.rglob("*.ckpt"))
+
+
+def test_runs_together_continue_from_where_each_was_killed(outputs):
+    torch.set_num_threads(1)
+    stopped, steps = checkpointed(outputs)
+    others = [s for s in rows_of_a_table() if s != stopped]
+    found = runs.run_together([stopped, *others], at_once=4)
+    assert steps[-1] > 0 and found[0].metrics["trained_together"] == 1  # it alone stood at that step
+    assert {run.metrics["trained_together"] for run in found[1:]} == {len(others)}
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(outputs):
+    torch.set_num_threads(1)
+    runs._make_folder(spec())
+    with runs._locked(spec()):
+        runs._train_side_by_side([spec(), spec(method="mle"), spec(seed=1)], torch.device("cpu"))
+    assert [runs._read(s) is not None for s in rows_of_a_table()] == [False, True, True]
+
+
+def test_runs_that_do_not_fit_into_memory_together_are_trained_in_halves(outputs, monkeypatch):
+    fit, seen = train.fit_together, []
+
+    def hungry(flows, *a, **k):
+        seen.append(len(flows))
+        if len(flows) > 1:
+            raise torch.OutOfMemoryError("pretended")
+        return fit(flows, *a, **k)
+
+    monkeypatch.setattr(train, "fit_together", hungry)
+    with pytest.warns(UserWarning, match="no memory for 3 runs at once"):
+        found = runs.run_together(rows_of_a_table(), at_once=3)
+    assert seen == [3, 2, 1, 1, 1] and len(found) == 3
+
+
+def test_the_command_trains_what_is_missing_and_explains_what_cannot_be(outputs, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(runs, "run_together", lambda specs, at_once: asked.append((list(specs), at_once)))
+    assert together.main(["quick", "--tables", "table_2", "--at-once", "5"]) == 0
+    rows = {s.run_id: s for s in grid.rows("quick", "table_2")}
+    assert asked == [(list(rows.values()), 5)] and f"{len(rows)} to train" in capsys.readouterr().out
+    for wrong, word in ([["nosuch"], "nosuch"], [["quick", "--tables", "table_99"], "table_99"]):
+        assert together.main(wrong) == 1 and word in capsys.readouterr().err
