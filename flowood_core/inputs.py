@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "count_duplicates",
     "csv_column",
     "embed",
+    "picture",
     "sample_of",
     "to_tensor",
 ]
@@ -150,27 +152,57 @@ class Folder:
         return self.sample(limit)[1]
 
     def _read(self, path: Path, name: str) -> np.ndarray | None:
-        from PIL import Image, ImageOps
-
         try:
-            with Image.open(path) as picture:
-                picture = ImageOps.exif_transpose(picture)
-                picture = _in_mode(picture, self.mode)
-                height, width = self.size
-                resample = Image.Resampling.LANCZOS
-                if picture.size == (width, height):
-                    pass  # no resampling: the bytes stay as they are
-                elif self.fit == "crop":
-                    picture = ImageOps.fit(picture, (width, height), resample)
-                elif self.fit == "pad":
-                    picture = ImageOps.pad(picture, (width, height), resample)
-                else:
-                    picture = picture.resize((width, height), resample)
-                a = np.asarray(picture)
+            return _read_picture(path, self.size, self.mode, self.fit)
         except Exception as error:  # Pillow raises about everything on a broken file
             self.unreadable[name] = f"{type(error).__name__}: {str(error).replace(str(self.folder), '.')}"
             return None
-        return np.ascontiguousarray(a[None] if a.ndim == 2 else a.transpose(2, 0, 1))
+
+
+def picture(
+    source: Any,
+    *,
+    size: int | tuple[int, int] = 32,
+    mode: str = "RGB",
+    fit: str = "crop",
+    name: str = "picture",
+) -> Tensor:
+    """One picture as uint8 (c, h, w), brought to size and mode as `Folder` does.
+
+    Args:
+        source: path or bytes of an image file, or a tensor that is uint8 (c, h, w) already and comes back as it is.
+    Raises:
+        ValueError: Pillow cannot read it.
+    """
+    if isinstance(source, Tensor) and source.dtype == torch.uint8 and source.ndim == 3:
+        return source
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+        return torch.from_numpy(_read_picture(file, size, mode, fit))
+    except Exception as error:
+        raise ValueError(
+            f"expected an image file that Pillow can read, got {name}: {type(error).__name__}; save it as PNG or JPEG"
+        ) from error
+
+
+def _read_picture(file: Any, size: tuple[int, int], mode: str, fit: str) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as opened:
+        made = _in_mode(ImageOps.exif_transpose(opened), mode)
+        height, width = size
+        resample = Image.Resampling.LANCZOS
+        if made.size == (width, height):
+            pass  # no resampling: the bytes stay as they are
+        elif fit == "crop":
+            made = ImageOps.fit(made, (width, height), resample)
+        elif fit == "pad":
+            made = ImageOps.pad(made, (width, height), resample)
+        else:
+            made = made.resize((width, height), resample)
+        a = np.array(made)  # a copy: Pillow's own memory cannot be written to
+    return np.ascontiguousarray(a[None] if a.ndim == 2 else a.transpose(2, 0, 1))
 
 
 def _in_mode(picture: Any, mode: str) -> Any:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
-__all__ = ["Progress", "track"]
+__all__ = ["Progress", "is_watched", "track"]
 
 LINE_EVERY_S = 5.0
 
@@ -23,7 +23,8 @@ class Progress:
     def __init__(self, total: int, label: str, start: int = 0):
         self.total, self.label, self.n, self.start = total, label, start, start
         self.began = self.last = time.monotonic()
-        self.mode = os.environ.get("FLOWOOD_PROGRESS") or ("bar" if _watched() else "lines")
+        watched = is_watched() if "ipykernel" in sys.modules else sys.stderr.isatty()
+        self.mode = os.environ.get("FLOWOOD_PROGRESS") or ("bar" if watched else "lines")
         if self.mode not in ("bar", "lines", "none"):
             raise ValueError(f"expected FLOWOOD_PROGRESS to be bar, lines or none, got {self.mode!r}")
         self.bar = tqdm(total=total, initial=start, desc=label, leave=False) if self.mode == "bar" else None
@@ -65,7 +66,11 @@ def track(total: int, label: str, start: int = 0) -> Iterator[Progress]:
         progress.close()
 
 
-def _watched() -> bool:
-    if "ipykernel" in sys.modules:
-        return "PAPERMILL" not in os.environ and "FLOWOOD_BATCH" not in os.environ
-    return sys.stderr.isatty()
+def is_watched() -> bool:
+    """Whether the kernel was started by a page that can show a slider: Jupyter, Colab or VS Code.
+
+    papermill and nbconvert start kernels of their own and leave none of these signs. FLOWOOD_STILL=1 says no.
+    """
+    if os.environ.get("FLOWOOD_STILL"):
+        return False
+    return "google.colab" in sys.modules or any(v in os.environ for v in ("JPY_SESSION_NAME", "VSCODE_PID"))

@@ -43,6 +43,7 @@ __all__ = [
     "draw_heat",
     "draw_histograms",
     "draw_likelihoods",
+    "draw_score",
     "figure",
     "heat_over",
     "second_axis",
@@ -414,6 +415,26 @@ def draw_histograms(
         ax.hist(v, edges, density=True, histtype="stepfilled", alpha=0.25, color=colours[name])
         ax.hist(v, edges, density=True, histtype="step", color=colours[name], lw=1.2, label=name)
     ax.set_ylabel("density")
+    return ax
+
+
+def draw_score(ax: Axes, id_scores: np.ndarray, score: float, gamma: float) -> Axes:
+    """One score (red) among those of ID (blue) and beside the threshold (dashed); higher is more OOD.
+
+    The axis shows where ID and the threshold lie; an arrow at its edge says that the score is farther out.
+    """
+    low, high = np.quantile(id_scores, (0.01, 0.99))
+    spread = high - low
+    low, high = min(low, gamma) - 0.3 * spread, max(high, gamma) + 0.3 * spread
+    ax.hist(id_scores, np.linspace(low, high, 60), color=BLUE, alpha=0.35)
+    ax.axvline(gamma, color="0.3", ls="--", lw=1)
+    if low <= score <= high:
+        ax.axvline(score, color=RED, lw=2)
+    else:
+        edge, marker = (high, ">") if score > high else (low, "<")
+        ax.plot([edge], [ax.get_ylim()[1] / 2], marker, color=RED, ms=9, clip_on=False)
+    ax.set(xlim=(low, high), yticks=[])
+    ax.spines["left"].set_visible(False)
     return ax
 
 

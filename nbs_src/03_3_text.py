@@ -35,7 +35,7 @@ keep: float = 0.95  # share of ID texts that the threshold keeps
 import numpy as np
 import pandas as pd
 
-from flowood_core import corpora, encoders, flow, grid, params, report, runs, scores, tables, train
+from flowood_core import corpora, encoders, flow, grid, params, play, report, runs, scores, tables, train
 from flowood_core.complexity import text_complexity
 from flowood_core.outliers import text as text_outliers
 
@@ -349,31 +349,7 @@ def judge(text):
     )
 
 
-example = corpora.load(run.spec.id, "test").texts[0][:600]
-judge(example)
-
-# %%
-import os
-
-if (
-    "PAPERMILL" not in os.environ
-    and "FLOWOOD_BATCH" not in os.environ
-    and importlib.util.find_spec("ipywidgets")
-):
-    import ipywidgets
-
-    box = ipywidgets.Textarea(example, layout={"width": "100%", "height": "8em"})
-    button, out = ipywidgets.Button(description="score"), ipywidgets.Output()
-
-    def show(_):
-        out.clear_output()
-        with out:
-            judge(box.value)
-
-    button.on_click(show)
-    display(ipywidgets.VBox([box, button, out]))  # noqa: F821
-else:
-    print("Executed without a reader: open the notebook in JupyterLab to type a text.")
+play.ask(judge, corpora.load(run.spec.id, "test").texts[0][:600])
 
 # %%
 sheet.finish(

@@ -56,6 +56,7 @@ from flowood_core import (
     correction,
     datasets,
     inputs,
+    judge,
     params,
     play,
     report,
@@ -237,6 +238,34 @@ flagged = (
     .verdict.agg(lambda v: 100 * (v == "OOD").mean())
 )
 report.show_table(flagged.to_frame("flagged [%]"), "Share of each set that the detector flags")
+
+# %% [markdown]
+r"""
+## Score a picture
+Pick one, or upload your own where this page is live: what the detector sees of it, its complexity, and its score (red) among those of held-out ID images (blue) and beside the threshold (dashed).
+"""
+
+# %%
+id_scores = detector.ood_score(x_held[half:])
+
+
+def score_picture(pictures):
+    seen = {name: inputs.picture(source, size=P.size, name=name) for name, source in pictures.items()}
+    rows = judge.judged(detector, seen, id_scores)
+    how = {"rows": len(rows), "columns": 2, "width_ratios": (1, 6), "sharex": "col"}
+    fig, axes = report.figure("wide", height=0.75 * len(rows) + 0.5, **how)
+    for (left, right), row in zip(axes.reshape(-1, 2), rows.itertuples()):
+        report.draw_gallery([left], {row.Index: seen[row.Index][None]})
+        report.draw_score(right, id_scores, row.ood_score, row.gamma)
+        right.set_title(
+            f"{row.verdict}: C = {row.complexity:.2f} bits/dim, score {row.ood_score:.0f} (threshold {row.gamma:.0f}), higher than {row.beyond_id:.0%} of ID",
+            fontsize="small", color=report.RED if row.verdict == "OOD" else "black", loc="left",
+        )  # fmt: skip
+    right.set_xlabel(r"OOD score $-\log p_{\mathcal{X}}(\mathbf{x})$ [nats]")
+    report.show_figure(fig)
+
+
+play.pick(score_picture, {name: x[0] for name, x in ({"ID": x_held[half:]} | ood).items()})
 
 # %%
 before.save_html(sheet.folder / "your_bias_report.html", after)

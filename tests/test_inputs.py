@@ -179,3 +179,17 @@ def test_duplicates_are_counted_to_the_byte():
     x = datasets.load("digits", "train").x
     assert inputs.count_duplicates(x[:50], x[40:60]) == 10
     assert inputs.count_duplicates(x[:5], x[:5, :, ::2]) == 0
+
+
+@pytest.mark.parametrize(("mode", "fit"), [("RGB", "crop"), ("L", "pad"), ("RGB", "stretch")])
+def test_one_picture_comes_out_as_from_a_folder(tmp_path, mode, fit):
+    path = write(tmp_path, "a.png", (50, 40), "RGBA")
+    (expected,) = inputs.Folder(tmp_path, size=(16, 24), mode=mode, fit=fit).tensor()
+    for source in (path, path.read_bytes(), memoryview(path.read_bytes())):
+        assert torch.equal(inputs.picture(source, size=(16, 24), mode=mode, fit=fit), expected)
+    assert inputs.picture(expected) is expected
+
+
+def test_a_picture_that_is_none_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"Pillow can read, got notes\.txt"):
+        inputs.picture(b"no picture", name="notes.txt")

@@ -1,10 +1,12 @@
 """Laws of the cells to play with: a slider where somebody looks, a still picture everywhere else."""
 
+import re
 import sys
+from datetime import datetime
 
 import pytest
 
-from flowood_core import play
+from flowood_core import play, progress
 
 SIGNS = ("JPY_SESSION_NAME", "VSCODE_PID", "FLOWOOD_STILL")
 
@@ -34,16 +36,84 @@ def test_without_ipywidgets_it_draws_and_says_what_is_missing(monkeypatch, capsy
     monkeypatch.setenv("VSCODE_PID", "1")
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     play.play(lambda radius: print("radius", radius), radius=[3])
-    assert capsys.readouterr().out == "pip install ipywidgets, and this cell has sliders\nradius 3\n"
+    assert capsys.readouterr().out == "pip install ipywidgets, and this cell can be played with\nradius 3\n"
 
 
 def test_it_can_be_told_to_keep_still(monkeypatch):
     monkeypatch.setenv("JPY_SESSION_NAME", "a.ipynb")
-    assert play.is_watched()
+    assert progress.is_watched()
     monkeypatch.setenv("FLOWOOD_STILL", "1")
-    assert not play.is_watched()
+    assert not progress.is_watched()
 
 
 def test_nothing_to_choose_from_is_refused():
     with pytest.raises(ValueError, match="got none for radius"):
         play.play(print, radius=[])
+
+
+# --- something of one's own --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What a watched page shows."""
+    pytest.importorskip("ipywidgets")
+    monkeypatch.setenv("JPY_SESSION_NAME", "a.ipynb")
+    made = []
+    monkeypatch.setattr(play, "_show", made.append)
+    return made
+
+
+def test_headless_all_examples_are_drawn_and_the_text_is_the_example():
+    seen = []
+    play.pick(seen.append, {"a": 1, "b": 2})
+    play.ask(seen.append, "a text")
+    assert seen == [{"a": 1, "b": 2}, "a text"]
+
+
+def test_an_example_is_picked_and_a_file_uploaded(shown):
+    seen = []
+    play.pick(seen.append, {"a": 1, "b": 2})
+    choice, upload = shown[0].children[0].children
+    choice.value = "b"
+    upload.value = (
+        {
+            "name": "c.png",
+            "content": memoryview(b"xy"),
+            "type": "",
+            "size": 2,
+            "last_modified": datetime.now(),
+        },
+    )
+    assert seen == [{"a": 1}, {"b": 2}, {"c.png": b"xy"}]
+
+
+def test_a_file_of_a_hosted_notebook_is_the_same():
+    assert play._uploaded({"c.png": {"metadata": {}, "content": b"xy"}}) == {"c.png": b"xy"}
+
+
+def test_what_cannot_be_read_is_said_and_the_cell_lives_on(shown, capsys):
+    def draw(things):
+        if "b" in things:
+            raise ValueError("expected a picture")
+        print("drawn")
+
+    play.pick(draw, {"a": 1, "b": 2})
+    choice = shown[0].children[0].children[0]
+    choice.value = "b"
+    choice.value = "a"
+    assert re.findall(r"[a-z ]{5,}", capsys.readouterr().out) == ["drawn", "expected a picture", "drawn"]
+
+
+def test_a_typed_text_is_drawn_on_a_click(shown):
+    seen = []
+    play.ask(seen.append, "before")
+    box, button, _ = shown[0].children
+    box.value = "after"
+    button.click()
+    assert seen == ["before", "after"]
+
+
+def test_no_example_is_refused():
+    with pytest.raises(ValueError, match="at least one example"):
+        play.pick(print, {})

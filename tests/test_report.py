@@ -59,6 +59,18 @@ def test_an_unknown_figure_size_lists_the_known_ones():
         report.figure("huge")
 
 
+@pytest.mark.parametrize(("score", "marker"), [(0.5, "line"), (1e6, ">"), (-1e6, "<")])
+def test_a_score_far_from_id_becomes_an_arrow_at_the_edge(score, marker):
+    id_scores = np.random.default_rng(0).normal(size=500)
+    fig, ax = report.figure()
+    report.draw_score(ax, id_scores, score, gamma=1.6)
+    low, high = ax.get_xlim()
+    assert low < -2 and 2 < high < 10, "ID and the threshold stay readable"
+    marks = [line.get_marker() for line in ax.lines if line.get_color() == report.RED]
+    assert marks == [marker if marker != "line" else "None"]
+    report.plt.close(fig)
+
+
 def test_the_regression_line_of_fig_3_is_least_squares():
     rng = np.random.default_rng(0)
     c = rng.uniform(2, 8, 50)
