@@ -102,6 +102,17 @@ class BiasReport:
         )
         return f"{first}; {'; '.join(parts)}." if parts else f"{first}."
 
+    @property
+    def cautions(self) -> list[str]:
+        """What makes numbers of this report worth less: samples that are in ID as well, sets of a few samples."""
+        doubles = ", ".join(f"{k} of {name}" for name, k in self.duplicates.items() if k)
+        few = ", ".join(f"{name} ({n})" for name, n in self.frame.n.items() if n < inputs.LEAST)
+        said = {
+            f"samples that are also ID samples, to the byte: {doubles}; their AUROC is too low": doubles,
+            f"sets of fewer than {inputs.LEAST} samples, whose intervals are too narrow: {few}": few,
+        }
+        return [sentence for sentence, names in said.items() if names]
+
     def figure(self) -> Any:
         """Complexity against log-likelihood (Fig. 3), and the AUROC of each set beside that of complexity alone."""
         from flowood_core import report
@@ -161,18 +172,12 @@ class BiasReport:
 
     def __str__(self) -> str:
         lines = [self.verdict, "", self.frame.round(2).to_string(), "", self.split.round(2).to_string()]
-        doubles = {n: k for n, k in self.duplicates.items() if k}
-        if doubles:
-            found = ", ".join(f"{k} of {n}" for n, k in doubles.items())
-            lines += [
-                "",
-                f"caution: samples that are also ID samples, to the byte: {found}; their AUROC is too low",
-            ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"\ncaution: {c}" for c in self.cautions)])
 
     def _repr_html_(self) -> str:
         tables = "".join(f.round(2).to_html(border=0, classes="flowood") for f in (self.frame, self.split))
-        return f"<p>{html.escape(self.verdict)}</p>{tables}"
+        notes = "".join(f"<p>Caution: {html.escape(c)}</p>" for c in self.cautions)
+        return f"<p>{html.escape(self.verdict)}</p>{notes}{tables}"
 
 
 def bias_report(
@@ -203,7 +208,8 @@ def bias_report(
         complexity_only, of -C; eq5, whether eq. (5) (bits per dimension minus C) "helps", "harms", or makes "no
         difference" that can be told from chance; eq5_auroc.
     Raises:
-        FlowError: the flow is no density. TypeError: no complexity for data that are no 8-bit images.
+        FlowError: the flow is no density. TypeError: OOD sets without names, or no complexity for
+            data that are no 8-bit images.
         ValueError: too few samples, no OOD set, nan rows.
 
     >>> import torch
@@ -216,6 +222,10 @@ def bias_report(
     >>> found.frame.loc["narrow", "side"]
     'simpler'
     """
+    if not isinstance(ood_data, Mapping):
+        raise TypeError(
+            f"expected OOD sets by name, {{'name': data}}, got {type(ood_data).__name__}; give your set a name"
+        )
     if not ood_data:
         raise ValueError(
             "expected at least one OOD set {'name': data}, got none; blurred ID images are a start"

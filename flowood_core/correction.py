@@ -120,6 +120,7 @@ def correct(
         The trained flow, with `log_prob`, and a `Correction` as `.correction`.
     Raises:
         FlowError: the flow is no density; see `adapt.check_flow`.
+        TypeError: outliers that cannot be called as above.
         ValueError: too few samples, nan rows, an unknown name, outliers that do not fit the data.
 
     >>> from flowood_core.flow import vector_flow
@@ -140,6 +141,8 @@ def correct(
     parameter = next(flow.parameters())
     x = x.to(parameter.device)
     x = x if x.dtype == torch.uint8 else x.to(parameter.dtype)
+    if method is not None:
+        _try(method, name, x)
 
     settings = train.Settings(
         steps=steps, batch_size=batch_size, lr=lr, schedule=schedule, outlier_prob=outlier_prob, seed=seed,
@@ -223,6 +226,23 @@ def _method(
             )
         )
     return outliers, OUTLIERS[outliers]
+
+
+def _try(method: Callable[..., Tensor], name: str, x: Tensor) -> None:
+    """Make a few outliers before anything is trained: a mistake in one's own function is best met here."""
+    few = x[:4]
+    try:
+        out = method(few.clone(), few.roll(1, 0), rng=torch.Generator(x.device).manual_seed(0))
+    except TypeError as error:
+        raise TypeError(
+            f"expected outliers to be a function (x, partner, *, rng) -> x_out, got {name!r}, which says: {error}"
+        ) from error
+    got = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
+    if not isinstance(out, Tensor) or out.shape != few.shape or out.dtype != few.dtype:
+        raise ValueError(
+            f"expected one outlier per sample, {tuple(few.shape)} of {few.dtype}, got {got} from {name!r}; return "
+            "outliers of the size and type of x"
+        )
 
 
 def _texts(id_data: Any, encoder: Any) -> Tensor:

@@ -176,11 +176,13 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def decision_function(self, X: Any) -> np.ndarray:
         """gamma - ood_score: positive for ID, negative (or zero) for OOD."""
-        return self.threshold_.gamma - self.ood_score(X)
+        scores = self.ood_score(X)  # first: it refuses, where nothing was fitted
+        return self.threshold_.gamma - scores
 
     def predict(self, X: Any) -> np.ndarray:
         """+1 for ID and -1 for OOD, eq. (6)."""
-        return np.where(self.threshold_.decide(self.ood_score(X)), -1, 1)
+        scores = self.ood_score(X)
+        return np.where(self.threshold_.decide(scores), -1, 1)
 
     def score(self, X: Any, y: Any = None) -> float:
         """One number, higher is better: AUROC with labels +1 (ID) and -1 (OOD), else the mean of `score_samples`."""

@@ -91,6 +91,12 @@ def test_eq5_helps_with_simple_and_harms_with_complex_images():
 def test_duplicates_are_counted_and_said():
     found = bias_report(Likes(1), noise(1), {"own": noise(1)[:40]}, complexity=_spread, n_boot=20)
     assert found.duplicates == {"own": 40} and "caution" in str(found) and "40 of own" in str(found)
+    assert "40 of own" in found._repr_html_(), "a notebook and the page to send on say it too"
+
+
+def test_a_set_of_a_few_samples_is_called_that():
+    found = bias_report(Likes(1), noise(1), {"rare": noise(2)[:3]}, complexity=_spread, n_boot=20)
+    assert "fewer than 20 samples" in found.cautions[0] and "rare (3)" in str(found)
 
 
 def test_it_can_be_shown_and_sent_on(tmp_path):
@@ -105,6 +111,7 @@ def test_it_can_be_shown_and_sent_on(tmp_path):
     ("call", "error", "words"),
     [
         (lambda: bias_report(Likes(1), noise(1), {}), ValueError, "at least one OOD set"),
+        (lambda: bias_report(Likes(1), noise(1), noise(1)), TypeError, "OOD sets by name, .*got Tensor"),
         (
             lambda: bias_report(Likes(1), noise(1), {"a": noise(1)}),
             TypeError,

@@ -77,6 +77,20 @@ def test_a_pool_and_a_function_of_ones_own_serve_as_outliers():
         correct(small(), X, torch.ones(5, 4), **HOW)
 
 
+@pytest.mark.parametrize(
+    ("function", "error", "words"),
+    [
+        (lambda x: x, TypeError, r"a function \(x, partner, \*, rng\) -> x_out, got '<lambda>'"),
+        (lambda x, partner, *, rng: x[:3], ValueError, r"one outlier per sample, \(4, 3\) .*, got \(3, 3\)"),
+        (lambda x, partner, *, rng: x.double(), ValueError, "got .* of torch.float64"),
+        (lambda x, partner, *, rng: x.numpy(), ValueError, "got ndarray"),
+    ],
+)
+def test_a_function_that_makes_no_outliers_is_met_at_the_door(function, error, words):
+    with pytest.raises(error, match=words):
+        correct(small(), X, function, **HOW)
+
+
 class Lengths:
     def encode(self, texts):
         return np.array([[len(t), t.count(" "), t.count("e")] for t in texts], float)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -229,6 +230,12 @@ def test_other_shapes_and_labels_are_refused(fitted):
         fitted.score(rows()[0], np.zeros(200))
     with pytest.raises(ValueError, match="kind to be one of"):
         Detector(kind="comp").fit(rows()[0])
+
+
+@pytest.mark.parametrize("call", ["predict", "decision_function", "score_samples"])
+def test_without_fit_it_says_so(call):
+    with pytest.raises(NotFittedError):
+        getattr(Detector(), call)(rows()[0])
 
 
 def test_it_serves_behind_the_interface_of_pytorch_ood():
