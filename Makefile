@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 FIRST := uv|setuptools|wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce train status plan data test check notebooks badges book bench readme lock lab clean
+.PHONY: help setup reproduce train status plan data test check notebooks badges book bench bench-gpu readme lock lab clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -70,6 +70,9 @@ notebooks: .venv/.ok ## notebooks/*.ipynb anew from nbs_src/*.py (one way: the s
 
 bench: .venv/.ok ## speed beside what one would otherwise write, about 10 minutes; benchmarks/README.md
 	@$(BIN)/python -m benchmarks.bench
+
+bench-gpu: .venv/.ok ## the same on a GPU, about 8 minutes; without make: python -m benchmarks.bench_gpu
+	@$(BIN)/python -m benchmarks.bench_gpu
 
 book: .venv/.ok ## claims, then the executed notebooks of PROFILE, as one static site with search, readable offline
 	@$(BIN)/python -m flowood_core.book $(PROFILE)

