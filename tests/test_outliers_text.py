@@ -64,6 +64,27 @@ def test_synonyms_are_first_lemmas_that_differ(wordnet):
     assert T.simplify("Xyzzy qwrtl.", wordnet) == "Xyzzy qwrtl."  # no synonym: the word stays
 
 
+def test_what_was_made_faster_says_what_nltk_says(wordnet):
+    from nltk.tag.perceptron import PerceptronTagger
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+    from nltk.tokenize.punkt import PunktTokenizer
+    from nltk.tokenize.treebank import TreebankWordDetokenizer
+
+    tagger, split = PerceptronTagger(), PunktTokenizer("english").tokenize
+    odd = [
+        "I can't, won't -- \"gonna\" ('tis) [be] $3.88 & more...",
+        "''Quoted,'' he said: 'so?!'",
+        "«Ça» 12,5 %;",
+    ]
+    for text in [*odd, *(row["original"] for row in table_11())]:
+        assert T.sentences(text, wordnet) == split(text.replace("<br />", " "))
+        for sentence in T.sentences(text, wordnet):
+            tokens = NLTKWordTokenizer().tokenize(sentence)
+            assert T._tokenizer().tokenize(sentence) == tokens
+            assert T._tagger().tag(tokens) == tagger.tag(tokens)
+            assert T._detokenizer().detokenize(tokens) == TreebankWordDetokenizer().detokenize(tokens)
+
+
 # ---- the length filter
 
 
@@ -122,6 +143,14 @@ def test_odd_texts_are_no_accident(text, wordnet):
 def test_a_megabyte_is_only_slow():
     began = time.monotonic()
     assert len(T.simplify(REVIEW * 10_000, PLAIN)) > 900_000
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("piece", ["'", '")', "word "])
+def test_a_megabyte_without_a_full_stop_keeps_its_words(piece, wordnet):
+    text = (piece * 10**6)[: 10**6] + "x"
+    began = time.monotonic()
+    assert len(T.simplify(text, wordnet)) > 500_000
     assert time.monotonic() - began < 30
 
 
