@@ -155,7 +155,9 @@ class BiasReport:
         parts = []
         for found in (self, *others):
             buffer = io.BytesIO()
-            found.figure().savefig(buffer, format="png", metadata={"Software": None})
+            fig = found.figure()
+            fig.savefig(buffer, format="png", metadata={"Software": None})
+            report.plt.close(fig)  # a notebook shows what is left open
             picture = base64.b64encode(buffer.getvalue()).decode()
             alt = "complexity against log-likelihood, and AUROC of each OOD set"
             parts.append(f"<h2>{html.escape(found.label or 'flow')}</h2>{found._repr_html_()}")

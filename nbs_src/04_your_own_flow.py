@@ -104,6 +104,9 @@ elif P.id_folder is None:
     }
 else:
     ood = {}
+for name, x in ood.items():
+    if n_doubles := inputs.count_duplicates(torch.cat([x_train, x_held]), x):
+        print(f"caution: {n_doubles} of {len(x)} images of {name} are also ID images, to the byte")
 ood["blurred ID"] = outliers.gaussian_blur(x_held, 2.0)
 shown = {"ID": x_held[:10]} | {name: x[:10] for name, x in ood.items()}
 fig, axes = report.figure("tall", rows=len(shown), columns=10, height=0.85 * len(shown))

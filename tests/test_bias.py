@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from flowood_core import bias, bias_report, datasets, metrics
+from flowood_core import report as report_room
 from flowood_core.outliers import image
 
 
@@ -103,7 +104,9 @@ def test_it_can_be_shown_and_sent_on(tmp_path):
     found = report(10, label="planted")
     assert len(found.figure().axes) == 2
     assert "<table" in found._repr_html_() and "narrow" in str(found)
+    shown = report_room.plt.get_fignums()
     page = found.save_html(tmp_path / "made" / "report.html", found).read_text("utf-8")
+    assert report_room.plt.get_fignums() == shown, "a notebook would show the page's figures once more"
     assert page.count("data:image/png;base64,") == 2 and "http" not in page.split("base64,")[0]
 
 
