@@ -29,7 +29,7 @@ from flowood_core.progress import track
 __all__ = ["Features", "HuggingFace", "MissingWeights", "Standard", "TfidfSvd", "label_of", "named"]
 
 POOLINGS = ("mean", "cls", "pooler")
-TOKENS_PER_BATCH = 1024  # fits a processor's cache: 4096 took a sixth longer
+TOKENS_PER_BATCH = 512  # fits a processor's cache: 4096 took a sixth longer; long texts go alone, unpadded
 TEXTS_PER_SHARD = 128  # what a killed call can lose
 LABELS = {
     "albert/albert-base-v2": "ALBERT base v2",
