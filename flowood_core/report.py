@@ -38,6 +38,7 @@ __all__ = [
     "draw_counts",
     "draw_curve",
     "draw_density",
+    "draw_differences",
     "draw_distributions",
     "draw_gallery",
     "draw_heat",
@@ -392,6 +393,22 @@ def draw_counts(ax: Axes, counts: pd.Series) -> Axes:
     ax.set(yticks=[], xlabel="number of claims")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     ax.legend(ncols=len(counts), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
+    return ax
+
+
+def draw_differences(
+    ax: Axes, frame: pd.DataFrame, *, row: str, value: str = "difference", colour: str = BLUE
+) -> Axes:
+    """One line per row of the frame's `row`: a dot per seed, a bar from zero to their mean; zero is no difference."""
+    names = list(dict.fromkeys(frame[row]))
+    for k, name in enumerate(names):
+        found = frame.loc[frame[row] == name, value].to_numpy()
+        ax.barh(k, found.mean(), height=0.55, color=colour, alpha=0.35)
+        ax.plot(found, np.full(len(found), k), "o", ms=3.5, color=colour)
+    ax.axvline(0, color="0.3", lw=0.8)
+    ax.set(yticks=range(len(names)), yticklabels=names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
     return ax
 
 

@@ -1,0 +1,106 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+r"""
+# E. Ours: which open choices matter
+**Question.** The paper leaves some choices open; how much would another reading have changed?  **Answer.** One factor at a time, seed against seed, in the figure below.
+**Makes** one figure and one table, not in the paper · **reads** the runs of `train_one` (trains what is missing) · **time** 10 s when the runs exist; quick 1 min, sample 1 h, paper GPU-hours
+"""
+
+# %% tags=["bootstrap"]
+import importlib.util
+
+from IPython import get_ipython
+
+REPO, REF = "https://github.com/OWNER/REPO", "main"  # stamped by `make badges` from the git remote
+if importlib.util.find_spec("flowood_core") is None:
+    get_ipython().run_line_magic("pip", f"install -q 'flowood-core @ git+{REPO}@{REF}'")
+import flowood_core  # noqa: F401  fails here, and clearly, if the line above could not install it
+
+# %% tags=["parameters"]
+from typing import Optional
+
+profile: str = "quick"
+shown_ood: Optional[list] = None  # None: the profile's; OOD sets of the figure, one panel each
+
+# %%
+from flowood_core import choices, datasets, grid, params, report, runs
+
+P = params.check(globals(), notebook="app_e_open_choices")
+sheet = report.start("app_e_open_choices", P)
+finished = [runs.run_or_load(s) for s in grid.rows(P.profile, "choices")]
+ids = {r.spec.id for r in finished}
+bases = [
+    runs.run_or_load(s)
+    for s in grid.rows(P.profile, "table_2")
+    if s.id in ids and s.method in ("ccm_gaussian", "ro")
+]
+print(f"{len(finished)} runs against {len(bases)}, profile {P.profile}: {sheet.label}")
+
+# %% [markdown]
+r"""
+## What was varied
+Each run differs from a row of Table 2, CCM+Gaussian or RO, in the choice named and in nothing else, and is compared with the run of the same seed. The codes are those of `DECISIONS.md`. Two choices concern the score alone and are free: A2 takes $-\log p_{\mathcal X}$ where eq. (4) prints $-\log p_{\mathcal Z}$; A4 takes eq. (5) literally, nats per sample less bits per dimension, where we take both per dimension. A1 has two alternatives, since $\log(1 + p)$ needs a unit: $\log p$ per dimension inside the softplus, or images scaled to 0..255, which moves every $\log p$ by $-D \ln 256$ and with it out of the reach of the penalty.
+"""
+
+# %%
+found = choices.effects(P.profile)
+sheet.save_table(found, "choices", "AUROC of each open choice against ours, seed by seed")
+found["label"] = found.code + "  " + found.choice
+mean = found.groupby(["label", "of", "ood"], sort=False)["difference"].mean().unstack("ood", sort=False)
+mean = mean.rename(columns=datasets.LABELS)
+mean["ID bits/dim"] = found.groupby(["label", "of"], sort=False)["bpd"].mean()
+mean["seeds"] = found.groupby(["label", "of"], sort=False)["seed"].nunique()
+report.show_table(mean, "AUROC points gained by the other choice, mean over seeds", "{:+.1f}")
+
+# %%
+fig, axes = report.figure(
+    "wide", columns=len(P.shown_ood), height=1.2 + 0.34 * found.label.nunique(), sharey=True, squeeze=False
+)
+for ax, ood in zip(axes[0], P.shown_ood):
+    report.draw_differences(ax, found[found.ood == ood], row="label", colour=report.colour_of(ood))
+    ax.set_title(datasets.LABELS.get(ood, ood))
+    ax.set_xlabel("AUROC points against ours")
+sheet.save_figure(
+    fig,
+    "choices",
+    "AUROC points gained (right) or lost (left) by the other choice; dots: seeds, bars: their mean",
+)
+
+# %% [markdown]
+r"""
+**Reading.** A choice matters where its dots lie on one side of zero and farther from it than seeds lie from each other. Ours differ this much between seeds:
+"""
+
+# %%
+for (of, ood), part in found[found.ood.isin(P.shown_ood)].groupby(["of", "ood"], sort=False):
+    base = part.drop_duplicates("seed").base
+    print(
+        f"{of} on {datasets.LABELS.get(ood, ood)}: AUROC {base.mean():.1f}, seeds {base.min():.1f} to {base.max():.1f}"
+    )
+
+# %%
+for (label, ood), part in found[found.ood.isin(P.shown_ood)].groupby(["label", "ood"], sort=False):
+    low, high = part.difference.min(), part.difference.max()
+    if len(part) > 1 and low * high > 0:
+        word = "better" if low > 0 else "worse"
+        print(
+            f"{label}, {datasets.LABELS.get(ood, ood)}: {word} in all {len(part)} seeds, {low:+.1f} to {high:+.1f}"
+        )
+
+# %%
+sheet.finish(runs=[r.spec.run_id for r in finished])
+
+# %% [markdown]
+r"""
+## Summary
+- The unit inside the softplus (A1) is a hidden threshold: with pixels in 0..255 the penalty hardly acts; `02_3` shows why.
+- Where a list above is empty, this profile has too few seeds or images to tell.
+- Not varied here: widths, learning rates, crops, and choices that only concern data sets. Next: `05_scoreboard`.
+"""
