@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 FIRST := uv|setuptools|wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce train status plan data test check notebooks badges book bench bench-gpu readme lock lab clean
+.PHONY: help setup reproduce train status plan data test check notebooks badges book bench bench-gpu cards readme lock lab clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -80,6 +80,9 @@ book: .venv/.ok ## claims, then the executed notebooks of PROFILE, as one static
 badges: .venv/.ok ## stamp the address of the git remote into badges, bootstrap cells and pyproject.toml
 	@FLOWOOD_ROOT=$(CURDIR) $(BIN)/python -m flowood_core.badges
 	@$(MAKE) --no-print-directory notebooks
+
+cards: .venv/.ok ## models/ anew from the committed runs: detectors with their pages
+	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m flowood_core.cards
 
 readme: .venv/.ok ## README's result table anew from the committed runs
 	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m flowood_core.scoreboard

@@ -3,7 +3,7 @@
 It follows scikit-learn's conventions for outlier detectors, where *higher means more normal*, and keeps this package's
 own, where a higher score means more OOD, under a name that says so: `ood_score`.
 
-    ood_score(X)           -log p_X (or the fusion), higher = more OOD
+    ood_score(X)           -log p_X (or -log p_Z, or the fusion), higher = more OOD
     score_samples(X)       -ood_score(X), higher = more normal
     decision_function(X)   gamma - ood_score(X): positive is normal
     predict(X)             +1 ID, -1 OOD, by eq. (6)
@@ -33,7 +33,7 @@ from flowood_core.scores import Threshold
 __all__ = ["Detector", "PytorchOod"]
 
 FORMAT = "flowood detector 1"
-SCORES = ("px", "fusion")
+SCORES = ("px", "pz", "fusion")
 WEIGHTS, FACTS = "weights.safetensors", "detector.json"
 
 
@@ -44,8 +44,8 @@ class Detector(OutlierMixin, BaseEstimator):
         flow: None builds one (on images squeezed and coupled by convolutions, on rows by linear layers, with a start
             fitted to the data); else yours, see `adapt.as_flow`, of which a copy is trained.
         outliers: see `correction.correct`; None leaves out the correction (maximum likelihood alone).
-        kind: "px" is -log p_X, the product's default. "fusion" weighs log p_Z, log p_X and C(x) by what tells ID
-            from the synthetic outliers: 8-bit images only.
+        kind: "px" is -log p_X, the product's default. "pz" is -log p_Z, eq. (4) as printed. "fusion" weighs both
+            and C(x) by what tells ID from the synthetic outliers: 8-bit images only.
         mle_steps: of maximum likelihood before the correction; 0 for a flow that is trained already.
         steps: of the correction; with 0 and mle_steps=0 the flow is taken as it is.
         batch_size, lr: of the training.
@@ -117,6 +117,25 @@ class Detector(OutlierMixin, BaseEstimator):
         self.flow_ = adapt.as_flow(flow, train).eval()
         self.fusion_ = self._fused(train) if self.kind == "fusion" else None
         return self.fit_threshold(held)
+
+    @classmethod
+    def of_flow(cls, flow: Flow, threshold: Threshold, *, dtype: str = "uint8", kind: str = "px") -> Self:
+        """The detector of a flow that is trained, with a threshold fitted to its score; nothing is trained.
+
+        Args:
+            flow: of this package, on samples shaped like `flow.shape`.
+            threshold: of eq. (6), fitted to the same `kind` of score.
+            dtype: of the samples: "uint8" images or "float32".
+            kind: "px" or "pz"; see the class.
+        """
+        if kind not in ("px", "pz"):
+            raise ValueError(f"expected kind 'px' or 'pz', got {kind!r}; a fusion has to be fitted")
+        made = cls(flow, kind=kind, mle_steps=0, steps=0)
+        made.flow_, made.built_, made.fusion_ = flow.eval(), None, None
+        made.shape_, made.dtype_, made.threshold_ = tuple(flow.shape), dtype, threshold
+        if len(made.shape_) == 1:
+            made.n_features_in_ = made.shape_[0]
+        return made
 
     def fit_threshold(self, X: Any, *, keep: float | None = None) -> Self:
         """Fit gamma of eq. (6) anew on ID samples that training has not seen; the flow stays as it is."""
@@ -200,6 +219,8 @@ class Detector(OutlierMixin, BaseEstimator):
     def _score(self, x: Tensor) -> np.ndarray:
         if self.fusion_ is not None:
             return self.fusion_.score(self._quantities(x))
+        if self.kind == "pz":
+            return -adapt.log_densities_of(self.flow_, x)[0]
         return -adapt.log_px_of(self.flow_, x)
 
     def _checked(self, x: Tensor) -> Tensor:
