@@ -84,8 +84,9 @@ badges: .venv/.ok ## stamp the address of the git remote into badges, bootstrap 
 cards: .venv/.ok ## models/ anew from the committed runs: detectors with their pages
 	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m flowood_core.cards
 
-readme: .venv/.ok ## README's result table anew from the committed runs
+readme: .venv/.ok ## README's result table and FINDINGS.md anew from the committed runs
 	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m flowood_core.scoreboard
+	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m flowood_core.findings
 
 lock: .venv/.ok ## requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

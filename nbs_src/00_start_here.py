@@ -33,7 +33,7 @@ ood: Optional[list] = None  # None: the profile's OOD sets
 seed: int = 0
 
 # %%
-from flowood_core import datasets, grid, objective, params, report, runs, tables
+from flowood_core import claims, datasets, grid, objective, params, report, runs, tables
 from flowood_core.outliers import image as outliers
 
 P = params.check(globals(), notebook="00_start_here")
@@ -135,6 +135,18 @@ for name, row in value.iterrows():
 
 # %% [markdown]
 r"""
+## What holds
+The paper's claims, each judged by what the runs of this profile measured; `05_scoreboard` has the effects and `FINDINGS.md` the reasons. *Holds* means that every part of the claim has the claimed sign in every seed.
+"""
+
+# %%
+judged = claims.evaluate(P.profile)[["section", "sentence", "verdict"]]
+sheet.save_table(judged, "start_claims", "The paper's claims with the verdicts of this profile's runs")
+report.show_table(judged.set_index("section"), "Claims of the paper under this profile", "{}")
+print(judged.verdict.value_counts().to_dict())
+
+# %% [markdown]
+r"""
 ## Notation
 | paper | code | unit |
 |---|---|---|
@@ -155,7 +167,12 @@ r"""
 | `03_1_benchmark_images` | Tables 2 and 3, Figs 3 and 4 |
 | `03_1_lipschitz` | Table 4, Hypothesis 1 in numbers |
 | `03_1_beyond` | neighbours' scores on the same flows, our own variant |
+| `03_2_high_dimensional`, `app_c_mvtec` | Tables 5, 8 and 10: FastFlow and CS-Flow |
+| `03_3_text` | Tables 6, 9 and 11 |
+| `04_your_own_flow` | diagnosis, correction and a detector for your data |
 | `app_d_blur_ablation` | Fig. 6 |
+| `app_e_open_choices` | what the paper's open choices are worth |
+| `05_scoreboard` | claim by claim, what was measured |
 | `train_one` | one row of the grid, for batch runs |
 
 Every notebook runs top to bottom as it is (`profile = "quick"`), takes parameters (`papermill notebooks/NAME.ipynb out.ipynb -p seed 1`, and `papermill --help-notebook` lists them), and prints what it could not do. `make reproduce` runs them all and binds the report.

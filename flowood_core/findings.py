@@ -1,0 +1,146 @@
+"""FINDINGS.md, made from the committed runs: sentences by hand, every number and every judgement checked against them.
+
+`templates/findings.md` holds the sentences. ``{auroc[mle svhn]:.1f}`` stands for a number of `facts`; a line that
+begins with ``%%`` is a condition on them without which the sentence above it would be wrong, and stops the writing
+where it fails. Run as ``python -m flowood_core.findings`` (--check: says whether FINDINGS.md is what the runs say).
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flowood_core import choices, claims, paths, scoreboard, tables
+
+__all__ = ["Seeds", "facts", "main", "render"]
+
+TEMPLATE = Path(__file__).parent / "templates" / "findings.md"
+PROFILE = "sample"
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """One number per seed; shown as their mean and, where they differ, the lowest and the highest."""
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Seeds":
+        return cls(tuple(float(v) for v in values))
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def low(self) -> float:
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        return max(self.values)
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.values))
+
+    def __format__(self, spec: str) -> str:
+        shown = [f"{v:{spec}}" for v in (self.mean, self.low, self.high)]
+        return shown[0] if shown[1] == shown[2] else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def facts(profile: str = PROFILE) -> dict[str, Any]:
+    """What the template may name, from runs and tables of a profile.
+
+    auroc["mle svhn"]            eq. (4), CIFAR-10 as ID, percent; paper[...] the printed number
+    comp["mle svhn"]             eq. (5); alone["svhn"] -C without a flow
+    claim["bias"]                the verdict; effect["bias"]["CIFAR-10"] its parts; count["holds"] how many
+    choice["A7 svhn"]            AUROC points of an open choice (the k-th of a code: "A1.2 svhn"), choice_bpd["A7"]
+    table["fig_6"]               a table that a notebook left, as a frame
+    """
+    found: dict[str, Any] = {
+        "auroc": {},
+        "comp": {},
+        "alone": {},
+        "paper": {},
+        "choice": {},
+        "choice_bpd": {},
+    }
+    for id_ in ("cifar10", "cifar100"):
+        prefix = "" if id_ == "cifar10" else f"{id_} "
+        for run in scoreboard.finished(profile, "table_2", id_) + scoreboard.finished(
+            profile, "beyond_flowood", id_
+        ):
+            for ood, by_score in run.metrics["ood"].items():
+                for name, score in (("auroc", "pz"), ("comp", "pz_comp")):
+                    value = 100 * by_score[score]["auroc"][0]
+                    found[name].setdefault(f"{prefix}{run.spec.method} {ood}", []).append(value)
+                found["alone"].setdefault(prefix + ood, [100 * by_score["comp_only"]["auroc"][0]])
+    printed = tables.printed("table_2").query("metric == 'auroc' and score == 'nll'")
+    for row in printed.itertuples():
+        found["paper"]["" if row.id == "cifar10" else f"{row.id} ", row.method, row.ood] = row.paper
+    found["paper"] = {f"{prefix}{method} {ood}": v for (prefix, method, ood), v in found["paper"].items()}
+
+    effects = choices.effects(profile)
+    for code, part in effects.groupby("code", sort=False):
+        for k, (_, one) in enumerate(part.groupby("choice", sort=False), 1):
+            name = code if k == 1 else f"{code}.{k}"
+            for ood, values in one.groupby("ood", sort=False):
+                found["choice"][f"{name} {ood}"] = list(values["difference"])
+            found["choice_bpd"][name] = list(one.drop_duplicates("seed")["bpd"])
+    for name in ("auroc", "comp", "alone", "choice", "choice_bpd"):
+        found[name] = {key: Seeds.of(values) for key, values in found[name].items()}
+
+    judged = claims.evaluate(profile).set_index("claim")
+    found["claim"] = judged["verdict"].to_dict()
+    found["count"] = {word: int((judged["verdict"] == word).sum()) for word in _WORDS} | {"all": len(judged)}
+    found["effect"] = {
+        row.claim: {part: Seeds.of(np.atleast_1d(v)) for part, v in claims.TESTS[row.test](profile).items()}
+        for row in claims.printed().itertuples()
+    }
+    found["count"]["fingerprints"] = len(found["effect"]["fingerprint"])
+    folder = paths.profile_dir(profile) / "tables"
+    found["table"] = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
+    return found
+
+
+_WORDS = ("holds", "holds partly", "does not hold", "not run")
+
+
+def render(template: str, given: Mapping[str, Any]) -> str:
+    """The page: conditions evaluated and left out, numbers filled in.
+
+    Raises:
+        ValueError: a condition does not hold, or a name is unknown; says which line of the template.
+    """
+    page = []
+    for number, line in enumerate(template.splitlines(), 1):
+        try:
+            if line.startswith("%%"):
+                if not eval(line[2:], {"abs": abs, "all": all, "max": max, "min": min}, dict(given)):
+                    raise ValueError("it is not so any more: change the sentence above it")
+                continue
+            page.append(line.format_map(given))
+        except Exception as error:
+            raise ValueError(f"findings.md, line {number}, {line.strip()[:120]!r}: {error}") from error
+    return "\n".join(page) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    path = paths.repo_root() / "FINDINGS.md"
+    text = render(TEMPLATE.read_text(encoding="utf-8"), facts())
+    if "--check" in arguments:
+        same = path.is_file() and path.read_text(encoding="utf-8") == text
+        print("FINDINGS.md is what the runs say" if same else "FINDINGS.md is stale: make readme")
+        return int(not same)
+    path.write_text(text, encoding="utf-8")
+    print(f"{path.name}: written from the runs below {paths.outputs_root().name}/{PROFILE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
