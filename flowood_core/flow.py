@@ -224,7 +224,7 @@ def vector_flow(
 def dequantise(
     x: UInt8[Tensor, "b ..."], rng: torch.Generator | None = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "b ..."]:
-    """Bytes to [0, 1]: (x + u) / 256 with u uniform when `rng` is given, else the bin's centre u = 1/2.
+    """Bytes to [0, 1]: (x + u) / 256 with u uniform in [0, 1) when `rng` is given, else the bin's centre u = 1/2.
 
     Training needs the noise: on bare integers a density can grow without bound. Scoring uses the centre,
     so that a score is a function of the image alone (DECISIONS.md A11).
@@ -233,9 +233,19 @@ def dequantise(
         raise TypeError(f"expected uint8 values 0..255, got {x.dtype}")
     if rng is None:
         return (x.to(dtype) + 0.5) / 256
-    u = torch.rand(x.shape, generator=rng, device=x.device, dtype=dtype)
-    # a float32 near 255 has steps of 2^-16: a u nearer to 1 would be rounded up, out of the bin
-    return u.clamp_max_(1 - 128 * torch.finfo(dtype).eps).add_(x).div_(256)
+    if dtype != torch.float32:
+        u = torch.rand(x.shape, generator=rng, device=x.device, dtype=dtype)
+        # a u nearer to 1 would be rounded up, out of the bin of 255
+        return u.clamp_max_(1 - 128 * torch.finfo(dtype).eps).add_(x).div_(256)
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+    four_each = bits.random_(-(2**63), None, generator=rng).view(torch.int16)
+    return _within_bins(x, four_each[: x.numel()].view(x.shape))
+
+
+def _within_bins(x: Tensor, noise: Tensor) -> Tensor:
+    # 16 bits of noise and the 8 of x are all that a float32 below 1 holds: nothing is rounded, least of all out of
+    # its bin, and one 64-bit draw serves four values
+    return noise.to(torch.float32).mul_(2.0**-16).add_(0.5).add_(x).div_(256)
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ from flowood_core import subnets
 from flowood_core.flow import (
     Block,
     Flow,
+    _within_bins,
     densities,
     dequantise,
     draw_permutations,
@@ -459,10 +460,26 @@ def test_noise_stays_inside_the_bin_of_its_byte(seed):
     assert torch.equal(y, dequantise(ALL_BYTES, seeded(seed)))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_every_byte_with_every_noise_can_be_read_back():
+    noise = torch.arange(-(2**15), 2**15).to(torch.int16)
+    for byte in (0, 1, 100, 127, 128, 254, 255):
+        y = _within_bins(torch.full_like(noise, byte, dtype=torch.uint8), noise)
+        assert (256 * y).floor().eq(byte).all() and y.unique().numel() == 2**16
+        assert torch.equal(256 * y.double() - byte, (noise.double() + 2**15) / 2**16)
+
+
+def test_noise_of_neighbours_is_independent_and_uniform():
+    x = torch.zeros(50_001, dtype=torch.uint8)  # no multiple of 4
+    u = (256 * dequantise(x, seeded(3))).numpy()
+    assert stats.kstest(u, "uniform").pvalue > 0.01
+    for lag in (1, 2, 3, 4):
+        assert abs(np.corrcoef(u[:-lag], u[lag:])[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 @pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-17, 1 - 2**-24, 1 - 2**-53])
 def test_the_byte_can_be_read_back_for_every_u(u, dtype, monkeypatch):
-    """u just below 1 rounds 255 + u up to 256 in float32, about three times in a batch of 128 images."""
+    """u just below 1 would round 255 + u up to 256."""
 
     def rand(shape, generator, device, dtype):
         return torch.full(shape, u, dtype=torch.float64).to(dtype).clamp_max(1 - torch.finfo(dtype).eps / 2)

@@ -65,7 +65,7 @@ def started(environment, target):
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the workers in /proc")
 def test_a_killed_head_and_a_killed_worker_lose_nothing(environment):
     outputs = environment["FLOWOOD_OUTPUTS"]
-    manifest = Path(outputs) / "smoke" / "notebooks" / "00_start_here.json"
+    manifest = Path(outputs) / "smoke" / "notebooks" / "02_4_ood_scoring.json"
     head, orphans = started(environment, manifest)
     time.sleep(2)
     head.kill()

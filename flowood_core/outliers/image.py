@@ -275,14 +275,11 @@ def ccm(x: Images, partner: Images | None = None, *, rng: torch.Generator, alpha
     partner = partner_of(x, partner)
     b = len(x)
     which = torch.randint(3, (b,), generator=rng, device=x.device)
-    made = torch.stack(
-        [
-            cutpaste(x, rng=rng),
-            cutmix(x, partner, rng=rng, alpha=alpha),
-            mixup(x, partner, rng=rng, alpha=alpha),
-        ]
-    )
-    return made[which, torch.arange(b, device=x.device)]
+    pasted = cutpaste(x, rng=rng)
+    cut = cutmix(x, partner, rng=rng, alpha=alpha)
+    mixed = mixup(x, partner, rng=rng, alpha=alpha)
+    which = which.view(-1, 1, 1, 1)
+    return torch.where(which == 0, pasted, torch.where(which == 1, cut, mixed))
 
 
 def gaussian(
@@ -318,7 +315,8 @@ def ccm_gaussian(
     partner = partner_of(x, partner)
     is_augmented, is_blurred = coins(mode, len(x), rng, x.device)
     x_aug = torch.where(is_augmented.view(-1, 1, 1, 1), ccm(x, partner, rng=rng, alpha=alpha), x)
-    return torch.where(is_blurred.view(-1, 1, 1, 1), gaussian_blur(x_aug, radius), x_aug)
+    (which,) = is_blurred.nonzero(as_tuple=True)
+    return x_aug.index_copy_(0, which, gaussian_blur(x_aug[which], radius)) if len(which) else x_aug
 
 
 def coins(mode: str, n: int, rng: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
