@@ -38,11 +38,12 @@ def describe(spec: runs.Spec, base: runs.Spec, d: int) -> Choice:
         "always_both": "CCM and blur, always both",
         "independent": "two coins: a quarter stay ID images",
     }
-    scaled = f"x in 0..{round(np.exp(spec.tau / d)) - 1}, no unit given to log p" if spec.tau else ""
+    scaled = f"x in 0..{round(np.exp(spec.tau / d)) - 1} instead of 0..1" if spec.tau else ""
+    squeezed = f"pixels squeezed into channels {spec.squeeze}x, not {base.squeeze}x"
     known = {
         frozenset({"temperature"}): Choice("A1", "log p per dimension inside softplus"),
         frozenset({"tau"}): Choice("A1", scaled),
-        frozenset({"squeeze"}): Choice("A7", f"squeezed {spec.squeeze}x instead of {base.squeeze}x"),
+        frozenset({"squeeze"}): Choice("A7", squeezed),
         frozenset({"permute_soft"}): Choice("A8", "rotations instead of permutations"),
         frozenset({"outlier_prob", "batch_size", "epochs"}): Choice(
             "A13", "outliers added, not replacing ID"

@@ -66,7 +66,7 @@ fig, axes = report.figure(
 for ax, ood in zip(axes[0], P.shown_ood):
     report.draw_differences(ax, found[found.ood == ood], row="label", colour=report.colour_of(ood))
     ax.set_title(datasets.LABELS.get(ood, ood))
-    ax.set_xlabel("AUROC points against ours")
+    ax.set_xlabel("AUROC points")
 sheet.save_figure(
     fig,
     "choices",
