@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flowood_core import engine, flow, subnets, train
+from flowood_core import engine, flow, runs, subnets, train
 
 COMPILER = next(filter(None, map(shutil.which, ["c++", "g++", "clang++"])), None)
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: nothing can be built here")
@@ -344,3 +344,19 @@ def test_the_subnet_of_the_flow_is_one_the_engine_knows():
     """A change of `subnets.conv3x3` would send every training back to torch, silently."""
     net = subnets.conv3x3(8)(2, 2)
     assert len(net) == 3 and engine._is_conv3x3(net[0]) and engine._is_conv3x3(net[2])
+
+
+def test_bfloat16_leaves_the_trained_auroc_within_its_interval(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
+    fields = {
+        "id": "photo", "ood": ("digits", "smooth"), "method": "ccm_gaussian", "n_train": 400, "n_test": 150,
+        "squeeze": 1, "blocks": 4, "hidden": 16, "data_init": True, "epochs": 6, "batch_size": 16, "lr": 2e-3,
+        "schedule": "cosine",
+    }  # fmt: skip
+    full, half = (runs.run_or_load(runs.Spec(**fields, bf16=bf16)) for bf16 in (False, True))
+    assert full.metrics["id"]["log_px_mean"] != half.metrics["id"]["log_px_mean"]  # it did run in bfloat16
+    for ood in fields["ood"]:
+        for score in ("pz", "px"):
+            _, low, high = full.metrics["ood"][ood][score]["auroc"]
+            assert low <= half.metrics["ood"][ood][score]["auroc"][0] <= high
