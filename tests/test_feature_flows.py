@@ -192,12 +192,22 @@ def test_the_norm_counts_unless_the_published_loss_is_asked_for():
     torch.testing.assert_close(difference, torch.full((6,), counted.d * math.log(0.5)), rtol=1e-4, atol=1e-2)
 
 
-@both
-def test_initialise_standardises_every_channel(make):
-    flow = make().initialise(dequantise(IMAGES), batch_size=4)
+def test_initialise_standardises_every_channel_of_cs_flow():
+    flow = cs().initialise(dequantise(IMAGES), batch_size=4)
     for m in flow.features(dequantise(IMAGES)):
         assert m.mean((0, 2, 3)).abs().max() < 1e-4
         assert m.std((0, 2, 3), correction=0).max() < 1 + 1e-4
+
+
+def test_initialise_starts_fast_flows_layer_norm_at_the_mean_and_sd_of_every_element():
+    flow = fast().initialise(dequantise(IMAGES), batch_size=4)
+    features = flow.normalised(flow.features(dequantise(IMAGES)))
+    for m, norm in zip(features, flow.norms, strict=True):
+        h = m * norm.weight + norm.bias
+        assert h.mean(0).abs().max() < 1e-4
+        assert h.std(0, correction=0).max() < 1 and h.square().mean() > 0.25
+    untouched = fast()
+    assert flow.log_prob(dequantise(IMAGES)).mean() > untouched.log_prob(dequantise(IMAGES)).mean()
 
 
 @both
