@@ -18,6 +18,7 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks import baselines
 from flowood_core import (
@@ -438,6 +440,31 @@ def growth() -> list[dict]:
     return rows
 
 
+def memory() -> list[dict]:
+    """Peak memory of scoring a folder of pictures, by how many there are on disk: flat is what one hopes for."""
+    program = (
+        "import sys, torch; torch.set_num_threads(1); from flowood_core import adapt, flow, inputs; "
+        "f = flow.image_flow(squeeze=1, hidden=32); n = len(adapt.log_px_of(f, inputs.Folder(sys.argv[1], size=32))); "
+        "print(n, next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    )
+    if not Path("/proc/self/status").is_file():
+        return []
+    x, rows = images(256).permute(0, 2, 3, 1).numpy(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for n in (500, 2000, 6000):
+            for k in range(len(list(Path(folder).iterdir())), n):
+                Image.fromarray(np.roll(x[k % 256], k // 256, axis=1)).resize((64, 64)).save(
+                    f"{folder}/{k}.png"
+                )
+            done = subprocess.run(
+                [sys.executable, "-c", program, folder], capture_output=True, text=True, check=True
+            ).stdout
+            scored, peak = map(int, done.split()[-2:])
+            size = sum(f.stat().st_size for f in Path(folder).iterdir())
+            rows.append({"images": scored, "mb_on_disk": size / 2**20, "peak_mb": peak / 2**10})
+    return rows
+
+
 # --- measuring ---------------------------------------------------------------------------------------------
 
 
@@ -523,6 +550,12 @@ def table(results: dict) -> str:
             "|--:|--:|--:|",
         ]
         lines += [f"| {r['blocks']} | {r['batch']} | {r['ms_per_step']:.1f} |" for r in results["growth"]]
+    if results.get("memory"):
+        lines += ["", "**Memory of scoring a folder** (pictures of 64x64, streamed)", ""]
+        lines += ["| pictures | MB on disk | peak MB of the process |", "|--:|--:|--:|"]
+        lines += [
+            f"| {r['images']:,} | {r['mb_on_disk']:.0f} | {r['peak_mb']:.0f} |" for r in results["memory"]
+        ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -552,6 +585,7 @@ def main(arguments: list[str]) -> int:
         print(f"{name}: {best[0]} ×{best[1]['ratio']:.1f}", flush=True)
     if not chosen.no_growth:
         results["growth"] = growth()
+        results["memory"] = memory()
     results["provenance"] = runs.provenance()
     chosen.out.mkdir(parents=True, exist_ok=True)
     path = chosen.out / f"{results['machine']}.json"

@@ -58,54 +58,80 @@ def facts(profile: str = PROFILE) -> dict[str, Any]:
 
     auroc["mle svhn"]            eq. (4), CIFAR-10 as ID, percent; paper[...] the printed number
     comp["mle svhn"]             eq. (5); alone["svhn"] -C without a flow
+    text["minilm mle sst2"]      eq. (4), IMDb as ID, by encoder; its printed number is paper["mle sst2"]
     claim["bias"]                the verdict; effect["bias"]["CIFAR-10"] its parts; count["holds"] how many
     choice["A7 svhn"]            AUROC points of an open choice (the k-th of a code: "A1.2 svhn"), choice_bpd["A7"]
     table["fig_6"]               a table that a notebook left, as a frame
     """
-    found: dict[str, Any] = {
-        "auroc": {},
-        "comp": {},
-        "alone": {},
-        "paper": {},
-        "choice": {},
-        "choice_bpd": {},
+    judged = claims.evaluate(profile).set_index("claim")
+    effects = {
+        row.claim: {part: Seeds.of(np.atleast_1d(v)) for part, v in claims.TESTS[row.test](profile).items()}
+        for row in claims.printed().itertuples()
     }
+    counts = {word: int((judged["verdict"] == word).sum()) for word in _WORDS}
+    folder = paths.profile_dir(profile) / "tables"
+    return {
+        **_seeds(_of_images(profile) | _of_choices(profile) | {"text": _of_texts(profile)}),
+        "paper": _printed(),
+        "claim": judged["verdict"].to_dict(),
+        "effect": effects,
+        "count": counts | {"all": len(judged), "fingerprints": len(effects["fingerprint"])},
+        "table": {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))},
+    }
+
+
+Values = dict[str, list[float]]
+
+
+def _seeds(found: Mapping[str, Values]) -> dict[str, dict[str, Seeds]]:
+    return {name: {key: Seeds.of(values) for key, values in of.items()} for name, of in found.items()}
+
+
+def _of_images(profile: str) -> dict[str, Values]:
+    found: dict[str, Values] = {"auroc": {}, "comp": {}, "alone": {}}
     for id_ in ("cifar10", "cifar100"):
         prefix = "" if id_ == "cifar10" else f"{id_} "
-        for run in scoreboard.finished(profile, "table_2", id_) + scoreboard.finished(
-            profile, "beyond_flowood", id_
-        ):
-            for ood, by_score in run.metrics["ood"].items():
-                for name, score in (("auroc", "pz"), ("comp", "pz_comp")):
-                    value = 100 * by_score[score]["auroc"][0]
-                    found[name].setdefault(f"{prefix}{run.spec.method} {ood}", []).append(value)
-                found["alone"].setdefault(prefix + ood, [100 * by_score["comp_only"]["auroc"][0]])
-    printed = tables.printed("table_2").query("metric == 'auroc' and score == 'nll'")
-    for row in printed.itertuples():
-        found["paper"]["" if row.id == "cifar10" else f"{row.id} ", row.method, row.ood] = row.paper
-    found["paper"] = {f"{prefix}{method} {ood}": v for (prefix, method, ood), v in found["paper"].items()}
+        for table in ("table_2", "beyond_flowood"):
+            for run in scoreboard.finished(profile, table, id_):
+                for ood, by_score in run.metrics["ood"].items():
+                    for name, score in (("auroc", "pz"), ("comp", "pz_comp")):
+                        key = f"{prefix}{run.spec.method} {ood}"
+                        found[name].setdefault(key, []).append(100 * by_score[score]["auroc"][0])
+                    found["alone"].setdefault(prefix + ood, [100 * by_score["comp_only"]["auroc"][0]])
+    return found
 
-    effects = choices.effects(profile)
-    for code, part in effects.groupby("code", sort=False):
+
+def _of_choices(profile: str) -> dict[str, Values]:
+    found: dict[str, Values] = {"choice": {}, "choice_bpd": {}}
+    for code, part in choices.effects(profile).groupby("code", sort=False):
         for k, (_, one) in enumerate(part.groupby("choice", sort=False), 1):
             name = code if k == 1 else f"{code}.{k}"
             for ood, values in one.groupby("ood", sort=False):
                 found["choice"][f"{name} {ood}"] = list(values["difference"])
             found["choice_bpd"][name] = list(one.drop_duplicates("seed")["bpd"])
-    for name in ("auroc", "comp", "alone", "choice", "choice_bpd"):
-        found[name] = {key: Seeds.of(values) for key, values in found[name].items()}
-
-    judged = claims.evaluate(profile).set_index("claim")
-    found["claim"] = judged["verdict"].to_dict()
-    found["count"] = {word: int((judged["verdict"] == word).sum()) for word in _WORDS} | {"all": len(judged)}
-    found["effect"] = {
-        row.claim: {part: Seeds.of(np.atleast_1d(v)) for part, v in claims.TESTS[row.test](profile).items()}
-        for row in claims.printed().itertuples()
-    }
-    found["count"]["fingerprints"] = len(found["effect"]["fingerprint"])
-    folder = paths.profile_dir(profile) / "tables"
-    found["table"] = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
     return found
+
+
+def _of_texts(profile: str) -> Values:
+    found: Values = {}
+    for run in scoreboard.finished(profile, "table_6", "imdb"):
+        encoder = "minilm" if "minilm" in run.spec.encoder else run.spec.encoder.split(":")[0]
+        for ood, by_score in run.metrics["ood"].items():
+            key = f"{encoder} {run.spec.method} {ood}"
+            found.setdefault(key, []).append(100 * by_score["pz"]["auroc"][0])
+    return found
+
+
+def _printed() -> dict[str, float]:
+    images = tables.printed("table_2").query("metric == 'auroc' and score == 'nll'")
+    found = {
+        f"{'' if row.id == 'cifar10' else row.id + ' '}{row.method} {row.ood}": row.paper
+        for row in images.itertuples()
+    }
+    texts = tables.printed("table_6").query("metric == 'auroc'")
+    return found | {
+        f"{'text' if row.outliers == 'with' else 'mle'} {row.ood}": row.paper for row in texts.itertuples()
+    }
 
 
 _WORDS = ("holds", "holds partly", "does not hold", "not run")
@@ -121,7 +147,7 @@ def render(template: str, given: Mapping[str, Any]) -> str:
     for number, line in enumerate(template.splitlines(), 1):
         try:
             if line.startswith("%%"):
-                if not eval(line[2:], {"abs": abs, "all": all, "max": max, "min": min}, dict(given)):
+                if not eval(line[2:], {"__builtins__": {"abs": abs, "all": all}} | dict(given)):
                     raise ValueError("it is not so any more: change the sentence above it")
                 continue
             page.append(line.format_map(given))

@@ -11,9 +11,7 @@ TEMPLATE = findings.TEMPLATE.read_text(encoding="utf-8")
 
 def test_the_page_is_what_the_committed_runs_say(monkeypatch):
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(paths.repo_root() / "outputs"))
-    page = (paths.repo_root() / "FINDINGS.md").read_text(encoding="utf-8")
-    assert page == findings.render(TEMPLATE, findings.facts()), "make readme"
-    assert findings.main(["--check"]) == 0
+    assert findings.main(["--check"]) == 0, "make readme"
 
 
 def test_every_number_of_ours_is_filled_in_and_most_sentences_have_a_condition():
