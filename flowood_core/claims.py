@@ -321,7 +321,10 @@ def no_threshold(profile: str) -> Effects:
         if run.spec.method == "mle":
             log_p = torch.tensor(run.metrics["id"]["log_px_mean"], dtype=torch.float64)
             levels = [log_p, log_p - run.metrics["d"] * np.log(255)]  # x in [0, 1], x in 0..255
-            slopes = [torch.func.grad(lambda v: objective.penalty(v[None]).sum())(level) for level in levels]
+            slopes = []
+            for level in levels:
+                level.requires_grad_()
+                slopes += torch.autograd.grad(objective.penalty(level[None]).sum(), level)
             # as claimed: the slope stays within 0.01
             by_id.setdefault(_label(run.spec.id), []).append(0.01 - abs(float(slopes[1] - slopes[0])))
     return {id_: np.array(v) for id_, v in by_id.items()}
