@@ -135,6 +135,10 @@ class Captured(Step):
     ):
         super().__init__(flows, optimizers, settings)
         if compiled:
+            import torch._dynamo as dynamo
+
+            # one compilation a row; beyond the limit rows would silently stay as they are
+            dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 64)
             self.log_probs = [torch.compile(flow.log_prob) for flow in self.flows]
         self.inputs = [(x.clone(), flags.clone()) for x, flags in batches]
         with self._unchanged():
