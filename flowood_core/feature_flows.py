@@ -344,7 +344,7 @@ def _fast_flow_blocks(
 class _CrossScale(nn.Module):
     """Three maps to three maps: a convolution each, then same-scale, coarser and finer neighbours are added.
 
-    The last step is a factor per channel that starts at 0, so that the coupling starts as the identity.
+    The last step is a factor per map that starts at 0, so that the coupling starts as the identity.
     """
 
     def __init__(self, c_in: int, c_out: int, hidden: int, kernel: int, slope: float = 0.1):
@@ -358,14 +358,14 @@ class _CrossScale(nn.Module):
             nn.Conv2d(hidden, c_out, kernel, stride=2, padding=kernel // 2) for _ in scales[1:]
         )
         self.up, self.down = up, down
-        self.gamma = nn.ParameterList(nn.Parameter(torch.zeros(1, c_out, 1, 1)) for _ in scales)
+        self.gamma = nn.ParameterList(nn.Parameter(torch.zeros(1)) for _ in scales)
 
     def forward(self, x: Maps) -> Maps:
         h = [F.leaky_relu(conv(m), self.slope) for conv, m in zip(self.first, x, strict=True)]
         out = [conv(m) for conv, m in zip(self.same, h, strict=True)]
         for k in range(CS_SCALES - 1):  # k is the finer of two neighbours
-            coarse = self.up[k](h[k + 1])
-            out[k] = out[k] + F.interpolate(coarse, size=out[k].shape[2:], mode="bilinear")
+            coarse = F.interpolate(h[k + 1], size=h[k].shape[2:], mode="bilinear")
+            out[k] = out[k] + self.up[k](coarse)
             out[k + 1] = out[k + 1] + self.down[k](h[k])
         return [m * g for m, g in zip(out, self.gamma, strict=True)]
 
