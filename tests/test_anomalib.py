@@ -64,7 +64,8 @@ if kind == "csflow":
 else:
     from anomalib.models.image.fastflow.torch_model import FastflowModel
     size = int(settings["size"])
-    model = FastflowModel((size, size), kind, False, int(settings["blocks"]), bool(settings["only_3x3"]), settings["ratio"])
+    only_3x3 = bool(settings["only_3x3"])
+    model = FastflowModel((size, size), kind, False, int(settings["blocks"]), only_3x3, settings["ratio"])
     model = model.double().train()
     model.feature_extractor.eval()
     names = {"stages.0": "layer1", "stages.1": "layer2", "stages.2": "layer3",
