@@ -132,6 +132,8 @@ report.show_table(
 r"""
 ## What the outliers add
 Differences to the plain row of the same seed, so that what a seed does to both cancels; the interval is Student's over seeds. One seed has no interval.
+
+Eq. (2) and (3) act on $\log p$, determinant included; both published scores see $\mathbf z$ alone. What outliers change through the determinant therefore shows in the rows `px` only, and may cost the published score.
 """
 
 
