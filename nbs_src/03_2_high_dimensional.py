@@ -195,7 +195,7 @@ report.show_table(
 # %% [markdown]
 r"""
 ## Beside the paper
-The paper trains FastFlow on Wide-ResNet50-2 (it says so in Appendix C only) and CS-Flow, for all we can tell, on EfficientNet-B5, at 256 pixels, for an unstated number of epochs. The column names what ours stand on; with another backbone the difference between rows is comparable, the level is not.
+The paper trains FastFlow on Wide-ResNet50-2 (it says so in Appendix C only) and CS-Flow, for all we can tell, on EfficientNet-B5, at 256 pixels, for an unstated number of epochs. The column names what ours stand on; with another backbone the difference between rows is comparable, the level is not. A verdict compares the printed number with the interval over seeds, which a wide interval contains easily.
 """
 
 # %%
