@@ -278,8 +278,7 @@ def ccm(x: Images, partner: Images | None = None, *, rng: torch.Generator, alpha
     pasted = cutpaste(x, rng=rng)
     cut = cutmix(x, partner, rng=rng, alpha=alpha)
     mixed = mixup(x, partner, rng=rng, alpha=alpha)
-    which = which.view(-1, 1, 1, 1)
-    return torch.where(which == 0, pasted, torch.where(which == 1, cut, mixed))
+    return _replaced(_replaced(pasted, cut, which == 1), mixed, which == 2)
 
 
 def gaussian(
@@ -314,7 +313,7 @@ def ccm_gaussian(
     """
     partner = partner_of(x, partner)
     is_augmented, is_blurred = coins(mode, len(x), rng, x.device)
-    x_aug = torch.where(is_augmented.view(-1, 1, 1, 1), ccm(x, partner, rng=rng, alpha=alpha), x)
+    x_aug = _replaced(ccm(x, partner, rng=rng, alpha=alpha), x, ~is_augmented)
     (which,) = is_blurred.nonzero(as_tuple=True)
     return x_aug.index_copy_(0, which, gaussian_blur(x_aug[which], radius)) if len(which) else x_aug
 
@@ -499,6 +498,12 @@ def _inside(
     in_rows = (row >= 0) & (row < height[:, None])
     in_columns = (column >= 0) & (column < width[:, None])
     return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def _replaced(made: Images, other: Images, where: Bool[Tensor, " b"]) -> Images:
+    """Whole images of `made` replaced in place by those of the other batch; several times faster than torch.where."""
+    (rows,) = where.nonzero(as_tuple=True)
+    return made.index_copy_(0, rows, other.index_select(0, rows))
 
 
 def _uniform(n: int, low: float, high: float, rng: torch.Generator, device: torch.device) -> Tensor:
