@@ -96,9 +96,16 @@ class Step:
             loss = objective.loss_total(lp, flags, tau=settings.tau, temperature=settings.temperature)
             # not backward(): it would add on a stream of its own choice, which a capture forbids
             grads = torch.autograd.grad(loss * (len(part) / len(batch) / d), trained, allow_unused=True)
+            taken: set[int] = set()
             for p, g in zip(trained, grads, strict=True):
-                if g is not None and g.stride() != p.stride():
-                    g = torch.empty_like(p).copy_(g)  # fused Adam walks through memory, whatever the strides
+                if g is None:
+                    p.grad = None if first else p.grad
+                    continue
+                # fused Adam walks through memory, whatever the strides; and parameters that enter as a sum get
+                # one tensor for both, which the clip would scale twice
+                if g.stride() != p.stride() or g.untyped_storage().data_ptr() in taken:
+                    g = torch.empty_like(p).copy_(g)
+                taken.add(g.untyped_storage().data_ptr())
                 p.grad = g if first or p.grad is None else p.grad.add_(g)
             log_px.append(lp.detach())
             first = False
@@ -195,14 +202,16 @@ class Captured(Step):
         moments = [
             {p: {name: t.clone() for name, t in o.state[p].items()} for p in o.state} for o in self.optimizers
         ]
-        yield
-        with torch.no_grad():
-            for t, was in zip(tensors, kept, strict=True):
-                t.copy_(was)
-            for o, of in zip(self.optimizers, moments, strict=True):
-                for p, state in o.state.items():
-                    for name, t in state.items():
-                        t.copy_(of[p][name]) if p in of else t.zero_()
+        try:
+            yield
+        finally:  # a recording that failed leaves no trace either: the steps are then called
+            with torch.no_grad():
+                for t, was in zip(tensors, kept, strict=True):
+                    t.copy_(was)
+                for o, of in zip(self.optimizers, moments, strict=True):
+                    for p, state in o.state.items():
+                        for name, t in state.items():
+                            t.copy_(of[p][name]) if p in of else t.zero_()
 
 
 def step_for(

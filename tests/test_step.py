@@ -76,6 +76,54 @@ def test_a_step_is_what_torch_does_unfused_with_backward(micro_batch):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+class Shifted(nn.Module):
+    """A density whose location enters as a sum of two parameters, and a third that some samples do not reach."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.tensor([v, -v])) for v in (0.3, 0.1, 0.2))
+
+    def log_prob(self, x):
+        lp = -((x - (self.a + self.b)) ** 2).sum(1)
+        return lp + (self.c * x).sum(1) if (x > 0).all() else lp
+
+
+def test_parameters_that_enter_as_a_sum_are_clipped_once():
+    settings = dataclasses.replace(SETTINGS, clip=0.05)
+    mine, plain = Shifted(), Shifted()
+    take = step.Step([mine], [step.adam(mine, settings)], [settings])
+    optimizer = torch.optim.SGD(plain.parameters(), lr=1.0)
+    batch, flags = torch.randn(6, 2, generator=seeded()), torch.zeros(6, dtype=torch.bool)
+    as_the_manual_has_it(plain, optimizer, batch, flags, settings)
+    take([(batch, flags)], [0.0])
+    assert torch.allclose(mine.a.grad, plain.a.grad) and torch.allclose(mine.b.grad, plain.b.grad)
+
+
+@pytest.mark.parametrize("positive_first", [True, False])
+def test_a_part_of_a_batch_may_miss_a_parameter(positive_first):
+    whole = torch.stack([torch.ones(2), -torch.ones(2)][:: 1 if positive_first else -1])
+    flow, settings = Shifted(), dataclasses.replace(SETTINGS, micro_batch=1, clip=0)
+    take = step.Step([flow], [step.adam(flow, settings)], [settings])
+    for _ in range(2):  # the gradients of the step before count no more
+        take([(whole, torch.zeros(2, dtype=torch.bool))], [0.0])
+        assert torch.allclose(flow.c.grad, torch.full((2,), -1 / 4))  # of -c x over b = 2 and D = 2
+
+
+def test_recording_that_fails_leaves_no_trace(monkeypatch):
+    class Fails(step.Captured):
+        def _record(self):
+            self._all_rows()
+            raise RuntimeError("no graphs here")
+
+    flow = small()
+    optimizer = step.adam(flow, SETTINGS)
+    before = weights(flow)
+    with pytest.raises(RuntimeError, match="no graphs"):
+        Fails([flow], [optimizer], [SETTINGS], batches())
+    assert same(before, weights(flow))
+    assert all((t == 0).all() for of in optimizer.state.values() for t in of.values())
+
+
 def test_recording_leaves_no_trace_and_replaying_gives_the_same_bits():
     flows = [small(0), small(1)]
     settings = [SETTINGS, dataclasses.replace(SETTINGS, clip=0, tau=-5.0, temperature=0.0)]
