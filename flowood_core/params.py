@@ -157,9 +157,11 @@ def preset(profile: str) -> dict[str, dict[str, Any]]:
     """A preset as it stands in its file: ``defaults`` and one mapping per notebook.
 
     Raises:
-        ParameterError: the file is no mapping of mappings.
+        ParameterError: there is no such file, or it is no mapping of mappings.
     """
     file = _presets() / f"{profile}.yaml"
+    if profile not in profiles():
+        raise ParameterError(f"expected a profile out of {', '.join(profiles())}, got {profile!r}")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

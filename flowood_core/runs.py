@@ -294,12 +294,14 @@ def run_together(
 ) -> list[Run]:
     """`run_or_load` for many runs. Those that share data, flow and length train side by side on a GPU.
 
+    A run that diverges does not keep the others from their end.
+
     Args:
         specs: in any order.
         device_name: as in `run_or_load`.
         at_once: how many to train side by side; 8 on a GPU and 1 on a processor, which is busy with one.
     Raises:
-        As `run_or_load`.
+        As `run_or_load`; `train.NonFinite`, of the first run that diverged, after all others are done.
     """
     on = torch.device(device_name) if device_name else device()
     at_once = at_once or (8 if on.type == "cuda" else 1)
@@ -313,7 +315,17 @@ def run_together(
             for spec in alike[k : k + at_once]:
                 _make_folder(spec)
             _train_side_by_side(alike[k : k + at_once], on)
-    return [run_or_load(spec, device_name=device_name) for spec in specs]
+    found: dict[Spec, Run] = {}
+    diverged: list[train.NonFinite] = []
+    for spec in dict.fromkeys(specs):
+        try:
+            found[spec] = run_or_load(spec, device_name=device_name)
+        except train.NonFinite as error:
+            warnings.warn(f"{spec.run_id} diverged: {error}", stacklevel=2)
+            diverged.append(error)
+    if diverged:
+        raise diverged[0]
+    return [found[spec] for spec in specs]
 
 
 def build_flow(spec: Spec, shape: tuple[int, ...]) -> Flow | feature_flows.FeatureFlow:
@@ -432,14 +444,17 @@ def _forget(on: torch.device) -> None:
 
 
 def _train_side_by_side(specs: Sequence[Spec], on: torch.device) -> None:
-    """Trains the runs that no other process holds; in two halves where memory is short."""
+    """Trains the runs that no other process holds; in halves where memory is short or one of them diverges."""
     with contextlib.ExitStack() as held:
-        mine = [spec for spec in specs if held.enter_context(_locked_if_free(spec)) and _read(spec) is None]
+        mine = [s for s in specs if held.enter_context(_locked(s, wait=False)) and _read(s) is None]
         if len(mine) > 1:
             try:
                 return _train(mine, on, mine[0].micro_batch if on.type == "cpu" else None)
             except torch.OutOfMemoryError:
                 warnings.warn(f"{on} has no memory for {len(mine)} runs at once; halving", stacklevel=2)
+            except train.NonFinite as error:
+                warnings.warn(f"one of {len(mine)} runs diverged; halving to part it from the others: {error}",
+                              stacklevel=2)  # fmt: skip
     if len(mine) > 1:
         _forget(on)
         for half in (mine[: len(mine) // 2], mine[len(mine) // 2 :]):
@@ -770,36 +785,24 @@ def _make_folder(spec: Spec) -> None:
 
 
 @contextmanager
-def _locked_if_free(spec: Spec) -> Iterator[bool]:
-    """The folder's lock, or False where another process holds it."""
-    lock = FileLock(spec.folder / ".lock")
+def _locked(spec: Spec, *, wait: bool = True) -> Iterator[bool]:
+    """The folder's lock; without waiting, False where another process holds it."""
+    lock, held = FileLock(spec.folder / ".lock"), True
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _locked(spec: Spec) -> Iterator[None]:
-    lock = FileLock(spec.folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{spec.run_id}: another process is training it, waiting for its result", flush=True)
-        lock.acquire()
+        if held := wait:
+            print(f"{spec.run_id}: another process is training it, waiting for its result", flush=True)
+            lock.acquire()
     except OSError as e:
         raise RunError(
             f"cannot lock {spec.folder}: {e}; point FLOWOOD_OUTPUTS at a folder you may write"
         ) from e
     try:
-        yield
+        yield held
     finally:
-        lock.release()
+        if held:
+            lock.release()
 
 
 def _save_checkpoint(spec: Spec, state: dict[str, Any]) -> None:

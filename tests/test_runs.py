@@ -375,11 +375,23 @@ def test_runs_that_do_not_fit_into_memory_together_are_trained_in_halves(outputs
     assert seen == [3, 2, 1, 1, 1] and len(found) == 3
 
 
+def test_a_run_that_diverges_does_not_keep_the_others_from_their_end(outputs, monkeypatch):
+    torch.set_num_threads(1)
+    rows = [*rows_of_a_table(), spec(seed=2, lr=1e30)]
+    with pytest.warns(UserWarning) as warned, pytest.raises(train.NonFinite):
+        runs.run_together(rows, at_once=4)
+    said = [str(w.message) for w in warned]
+    assert any("one of 4 runs diverged" in text for text in said) and any(rows[-1].run_id in t for t in said)
+    assert [runs._read(s) is not None for s in rows] == [True, True, True, False]
+    assert [runs._read(s).metrics["trained_together"] for s in rows[:2]] == [2, 2]
+
+
 def test_the_command_trains_what_is_missing_and_explains_what_cannot_be(outputs, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(runs, "run_together", lambda specs, at_once: asked.append((list(specs), at_once)))
     assert together.main(["quick", "--tables", "table_2", "--at-once", "5"]) == 0
     rows = {s.run_id: s for s in grid.rows("quick", "table_2")}
     assert asked == [(list(rows.values()), 5)] and f"{len(rows)} to train" in capsys.readouterr().out
-    for wrong, word in ([["nosuch"], "nosuch"], [["quick", "--tables", "table_99"], "table_99"]):
+    known = "expected a profile out of smoke, quick"
+    for wrong, word in ([["nosuch"], known], [["quick", "--tables", "table_99"], "table_99"]):
         assert together.main(wrong) == 1 and word in capsys.readouterr().err
