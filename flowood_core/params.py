@@ -153,6 +153,11 @@ def profiles() -> list[str]:
     return sorted((f.name[:-5] for f in _presets().iterdir() if f.name.endswith(".yaml")), key=_by_size)
 
 
+@functools.lru_cache(maxsize=16)
+def _loaded(text: str) -> Any:
+    return yaml.safe_load(text) or {}  # 45 ms for a large preset, and a grid asks for it hundreds of times
+
+
 def preset(profile: str) -> dict[str, dict[str, Any]]:
     """A preset as it stands in its file: ``defaults`` and one mapping per notebook.
 
@@ -163,7 +168,7 @@ def preset(profile: str) -> dict[str, dict[str, Any]]:
     if profile not in profiles():
         raise ParameterError(f"expected a profile out of {', '.join(profiles())}, got {profile!r}")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        content = copy.deepcopy(_loaded(file.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
         raise ParameterError(f"profiles/{profile}.yaml is no YAML: {error}") from error
     sections = {name: {} if part is None else part for name, part in dict(content).items()}
