@@ -18,7 +18,7 @@ import torch
 
 from flowood_core import datasets, grid, objective, paths, runs
 
-__all__ = ["Verdict", "evaluate", "judge", "printed"]
+__all__ = ["Verdict", "effects", "evaluate", "judge", "printed"]
 
 Effects = Mapping[str, np.ndarray]  # part of the claim: effects, positive as claimed
 
@@ -53,11 +53,22 @@ def printed() -> pd.DataFrame:
     return pd.read_csv(paths.paper_root() / "claims.csv", keep_default_na=False)
 
 
-def evaluate(profile: str) -> pd.DataFrame:
-    """Every claim with its verdict under a profile: claim, section, sentence, verdict, effect, unit."""
+def effects(profile: str) -> dict[str, Effects]:
+    """What was measured of every claim under a profile, by the claim's name."""
+    return {row.claim: TESTS[row.test](profile) for row in printed().itertuples()}
+
+
+def evaluate(profile: str, measured: Mapping[str, Effects] | None = None) -> pd.DataFrame:
+    """Every claim with its verdict under a profile: claim, section, sentence, verdict, effect, unit.
+
+    Args:
+        profile: of the runs.
+        measured: what `effects` returned, where it is at hand.
+    """
+    measured = effects(profile) if measured is None else measured
     rows = []
     for row in printed().itertuples():
-        verdict = judge(TESTS[row.test](profile))
+        verdict = judge(measured[row.claim])
         rows.append((row.claim, row.section, row.sentence, verdict.word, verdict.effects, row.unit))
     return pd.DataFrame(rows, columns=["claim", "section", "sentence", "verdict", "effect", "unit"])
 
@@ -112,12 +123,6 @@ def _pairs(
     return found
 
 
-def _gap(run: runs.Run, ood: str) -> float:
-    """Mean complexity of OOD minus that of ID, bits per dimension."""
-    c = run.metrics["complexity"]
-    return c[ood]["mean"] - c[run.spec.id]["mean"]
-
-
 def _label(name: str) -> str:
     original = name.removesuffix("_blurred")
     return "blurred " * (name != original) + datasets.LABELS.get(original, original)
@@ -156,8 +161,8 @@ def bias_of_mle(profile: str) -> Effects:
 def simple_missed(profile: str) -> Effects:
     effects: dict[str, list[float]] = {}
     for run in _finished(profile, "table_1"):
-        simple = [_auroc(run, o) for o in run.spec.ood if _gap(run, o) < -0.5]
-        complex_ = [_auroc(run, o) for o in run.spec.ood if _gap(run, o) > 0.5]
+        simple = [_auroc(run, o) for o in run.spec.ood if run.complexity_gap(o) < -0.5]
+        complex_ = [_auroc(run, o) for o in run.spec.ood if run.complexity_gap(o) > 0.5]
         if simple and complex_:
             effects.setdefault(_label(run.spec.id), []).append(np.mean(complex_) - np.mean(simple))
     return {id_: np.array(v) for id_, v in effects.items()}
@@ -205,7 +210,7 @@ def svhn_corrected(profile: str) -> Effects:
 def bias_reduced(profile: str) -> Effects:
     effects = {}
     for id_, of in _pairs(profile, "ccm_gaussian", "mle").items():
-        simpler = [o for o in of[0][0].spec.ood if _gap(of[0][0], o) < -0.5]
+        simpler = [o for o in of[0][0].spec.ood if of[0][0].complexity_gap(o) < -0.5]
         for part, sets in (("with the simpler sets", simpler), ("with all sets", None)):
             values = [_correlation(a, sets) - _correlation(b, sets) for a, b in of]
             effects[f"{_label(id_)} {part}"] = np.array(values)
@@ -320,7 +325,7 @@ def no_threshold(profile: str) -> Effects:
     for run in _finished(profile, "table_2"):
         if run.spec.method == "mle":
             log_p = torch.tensor(run.metrics["id"]["log_px_mean"], dtype=torch.float64)
-            levels = [log_p, log_p - run.metrics["d"] * np.log(255)]  # x in [0, 1], x in 0..255
+            levels = [log_p, log_p - run.metrics["d"] * np.log(256)]  # x in [0, 1], x in 0..255
             slopes = []
             for level in levels:
                 level.requires_grad_()

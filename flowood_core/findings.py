@@ -63,10 +63,10 @@ def facts(profile: str = PROFILE) -> dict[str, Any]:
     choice["A7 svhn"]            AUROC points of an open choice (the k-th of a code: "A1.2 svhn"), choice_bpd["A7"]
     table["fig_6"]               a table that a notebook left, as a frame
     """
-    judged = claims.evaluate(profile).set_index("claim")
+    measured = claims.effects(profile)
+    judged = claims.evaluate(profile, measured).set_index("claim")
     effects = {
-        row.claim: {part: Seeds.of(np.atleast_1d(v)) for part, v in claims.TESTS[row.test](profile).items()}
-        for row in claims.printed().itertuples()
+        claim: {part: Seeds.of(np.atleast_1d(v)) for part, v in of.items()} for claim, of in measured.items()
     }
     counts = {word: int((judged["verdict"] == word).sum()) for word in _WORDS}
     folder = paths.profile_dir(profile) / "tables"

@@ -220,6 +220,11 @@ class Run:
         found = scores.all_scores(a["log_pz"], a["log_px"], a.get("complexity"), self.metrics["d"])
         return found | ({"published": a["published"]} if "published" in a else {})
 
+    def complexity_gap(self, ood: str) -> float:
+        """Mean complexity of OOD minus that of ID, bits per dimension; negative where OOD is simpler."""
+        c = self.metrics["complexity"]
+        return c[ood]["mean"] - c[self.spec.id]["mean"]
+
     def flow(self) -> Flow | feature_flows.FeatureFlow:
         """The trained flow, in eval mode on the CPU.
 
