@@ -121,14 +121,16 @@ def beside(joined: pd.DataFrame, rows: Sequence[str], column: str) -> pd.DataFra
 def verdict(paper: float, ours: float, low: float, high: float, higher_is_better: bool = True) -> str:
     """One word for a cell, in percent points.
 
-    not run: no value of ours. reproduced: the paper's number lies in our interval, or within one point of
-    ours. exceeded: better by more than that. partly: worse by at most five points. not: worse than that.
+    not run: no value of ours. reproduced: within one point, or within five and in our interval. undecided: in
+    our interval, but that is too wide to say more. exceeded: better by more. partly: worse by at most five points.
+    not: worse than that.
     """
     if not np.isfinite(ours):
         return "not run"
     gain = (ours - paper) if higher_is_better else (paper - ours)
-    if abs(gain) <= 1 or (np.isfinite(low) and low <= paper <= high):
-        return "reproduced"
+    covered = np.isfinite(low) and low <= paper <= high
+    if abs(gain) <= 1 or covered:
+        return "reproduced" if abs(gain) <= 5 else "undecided"
     if gain > 0:
         return "exceeded"
     return "partly" if gain >= -5 else "not"

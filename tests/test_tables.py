@@ -49,7 +49,9 @@ def test_every_printed_cell_keeps_its_row_and_only_run_cells_have_a_number():
     [
         (44.3, np.nan, np.nan, np.nan, True, "not run"),
         (44.3, 44.9, np.nan, np.nan, True, "reproduced"),
-        (44.3, 50.0, 44.0, 56.0, True, "reproduced"),
+        (44.3, 49.0, 44.0, 54.0, True, "reproduced"),
+        (44.3, 50.0, 44.0, 56.0, True, "undecided"),
+        (93.4, 80.0, 60.0, 100.0, True, "undecided"),
         (44.3, 50.0, 48.0, 52.0, True, "exceeded"),
         (44.3, 41.0, 40.0, 42.0, True, "partly"),
         (44.3, 30.0, 28.0, 32.0, True, "not"),
