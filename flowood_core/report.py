@@ -318,20 +318,24 @@ def draw_bias(
     *,
     labels: Mapping[str, str] | None = None,
     colours: Mapping[str, str] | None = None,
+    ids: Iterable[str] | None = None,
 ) -> Axes:
     """AUROC against the gap in complexity; simple OOD taken for ID lies left and below. Shape: ID, colour: OOD.
 
     Args:
         cells: one row per pair: id, ood, gap [bits/dim], value, low, high [percent; nan for no interval].
+        ids: the ID sets of all panels of a figure, so that each has one shape in all of them.
     """
     names = labels or {}
+    markers = dict(zip(dict.fromkeys([*(ids or ()), *cells["id"]]), itertools.cycle("os^DvP")))
 
     def colour(name: str) -> str:
         return (colours or {}).get(name) or colour_of(name)
 
     ax.axhline(50, color="0.6", lw=0.8)
     ax.axvline(0, color="0.6", lw=0.8)
-    for marker, (id_, part) in zip(itertools.cycle("os^DvP"), cells.groupby("id", sort=False)):
+    for id_, part in cells.groupby("id", sort=False):
+        marker = markers[id_]
         ax.scatter([], [], marker=marker, color="0.4", s=25, label=f"ID: {names.get(id_, id_)}")
         for p in part.itertuples():
             reach = [[p.value - p.low], [p.high - p.value]] if np.isfinite(p.low) else None

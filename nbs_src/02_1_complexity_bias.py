@@ -421,8 +421,9 @@ for kind in ("pz", "px") if finished else ():
 fig, axes = report.figure(
     "wide" if finished else "single", columns=len(panels), height=4.0, sharey=True, squeeze=False
 )
+ids = [id_ for cells in panels.values() for id_ in cells.id]
 for ax, (title, cells) in zip(axes[0], panels.items()):
-    report.draw_bias(ax, cells, labels=label_of)
+    report.draw_bias(ax, cells, labels=label_of, ids=ids)
     ax.set_title(title)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2, fontsize=5.5)
 axes[0, 0].set_ylabel("AUROC [%]")
