@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -270,7 +271,7 @@ def main(arguments: list[str]) -> int:
     torch.manual_seed(0)
     np.random.seed(0)
     results = {"machine": bench.machine(), "rounds": chosen.rounds, "date": time.strftime("%Y-%m-%d")}
-    results |= {"load": 0.0, "engine": engine.status(), "small": chosen.small, "figures": {}}
+    results |= {"load": os.getloadavg()[0], "engine": engine.status(), "small": chosen.small, "figures": {}}
     chosen.out.mkdir(parents=True, exist_ok=True)
     path = chosen.out / f"{'small-' * chosen.small}{results['machine']}-{chosen.device}.json"
     for name in names:

@@ -32,15 +32,17 @@ def models(profile: str = PROFILE) -> dict[str, runs.Run]:
 
 def detector(run: runs.Run) -> Detector:
     """The run's flow with the threshold that keeps 95 % of the training images whose scores the run stored."""
-    return Detector.of_flow(run.flow(), Threshold.fit_quantile(run.scores("train")[KIND], KEEP), kind=KIND)
+    return Detector.of_flow(run.flow(), _threshold(run), kind=KIND)
+
+
+def _threshold(run: runs.Run) -> Threshold:
+    return Threshold.fit_quantile(run.scores("train")[KIND], KEEP)
 
 
 def card(name: str, run: runs.Run) -> str:
     """The page of a model, in Markdown."""
     spec, m = run.spec, run.metrics
     machine, packages = m["provenance"]["machine"], m["provenance"]["packages"]
-    trained = run.scores("train")[KIND]
-    threshold = Threshold.fit_quantile(trained, KEEP)
     weak = [_label(ood) for ood, by_score in m["ood"].items() if by_score[KIND]["auroc"][0] < WEAK]
     return PAGE.read_text(encoding="utf-8").format(
         name=name,
@@ -48,8 +50,8 @@ def card(name: str, run: runs.Run) -> str:
         n_id=m["ood"][spec.ood[0]][KIND]["n_id"],
         rows="\n".join(_row(ood, by_score[KIND]) for ood, by_score in m["ood"].items()),
         keep=100 * KEEP,
-        n_fit=len(trained),
-        refused=100 * threshold.decide(run.scores(spec.id)[KIND]).mean(),
+        n_fit=len(run.scores("train")[KIND]),
+        refused=100 * _threshold(run).decide(run.scores(spec.id)[KIND]).mean(),
         n_parameters=m["n_parameters"],
         n_train=next(d["n"] for d in m["data"] if (d["name"], d["split"]) == (spec.id, "train")),
         spec=spec,

@@ -28,6 +28,9 @@ class Choice:
 def describe(spec: runs.Spec, base: runs.Spec, d: int) -> Choice:
     """The choice in which two specs differ, with its code.
 
+    Args:
+        spec, base: the run with the other choice and the row of Table 2.
+        d: dimensions of a sample, which turn a threshold tau [nats] into the range of x that it stands for.
     Raises:
         ValueError: they differ in no choice, or in several.
     """

@@ -25,7 +25,9 @@ def judged(detector: Detector, pictures: Mapping[str, Tensor], id_scores: np.nda
         scores lower; gamma; verdict, ID or OOD by eq. (6).
     """
     if not pictures:
-        raise ValueError("expected at least one picture, got none")
+        raise ValueError(
+            "expected at least one picture, got none; give {name: uint8 tensor (c, h, w)}, or see play.ask"
+        )
     x = torch.stack(list(pictures.values()))
     scores = detector.ood_score(x)
     gamma = detector.threshold_.gamma

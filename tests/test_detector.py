@@ -200,6 +200,25 @@ def test_a_flow_made_here_is_built_anew_from_the_file(layers, tmp_path):
     assert (Detector.load(detector.save(tmp_path)).ood_score(x) == detector.ood_score(x)).all()
 
 
+@pytest.mark.parametrize("kind", ["px", "pz"])
+def test_a_trained_flow_becomes_a_detector_as_it_is(kind, tmp_path):
+    x = rows()[0] - [0, 1000, 5]
+    trained = flow.vector_flow(3, blocks=2, hidden=8, seed=1)
+    with torch.no_grad():
+        log_pz, log_px = trained.log_densities(torch.tensor(x, dtype=torch.float32))
+    expected = -{"px": log_px, "pz": log_pz}[kind].numpy()
+    gamma = Threshold.fit_quantile(expected, 0.9)
+    made = Detector.of_flow(trained, gamma, dtype="float32", kind=kind)
+    np.testing.assert_allclose(made.ood_score(x), expected, rtol=1e-5)
+    assert (made.predict(x) == np.where(gamma.decide(expected), -1, 1)).all()
+    assert (Detector.load(made.save(tmp_path)).ood_score(x) == made.ood_score(x)).all()
+
+
+def test_a_fusion_cannot_be_made_of_a_trained_flow():
+    with pytest.raises(ValueError, match="'px' or 'pz', got 'fusion'; a fusion has to be fitted"):
+        Detector.of_flow(flow.vector_flow(3, blocks=2), Threshold(0.0), kind="fusion")
+
+
 def test_a_folder_is_scored_as_its_images_are(on_images, tmp_path):
     from PIL import Image
 

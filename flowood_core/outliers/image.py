@@ -501,7 +501,7 @@ def _inside(
 
 
 def _replaced(made: Images, other: Images, where: Bool[Tensor, " b"]) -> Images:
-    """Whole images of `made` replaced in place by those of the other batch; several times faster than torch.where."""
+    """Whole images of `made` replaced in place by those of the other batch; torch.where would visit every pixel."""
     (rows,) = where.nonzero(as_tuple=True)
     return made.index_copy_(0, rows, other.index_select(0, rows))
 
