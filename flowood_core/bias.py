@@ -117,7 +117,7 @@ class BiasReport:
         """Complexity against log-likelihood (Fig. 3), and the AUROC of each set beside that of complexity alone."""
         from flowood_core import report
 
-        fig, (left, right) = report.figure("wide", columns=2)
+        fig, (left, right) = report.figure("wide", columns=2, height=4.0)
         colours = report.colours_of(dict.fromkeys(self.samples["set"]))
         sets = {
             n: (part.complexity.to_numpy(), part.log_px.to_numpy())
@@ -126,7 +126,6 @@ class BiasReport:
         report.draw_complexity_vs_likelihood(
             left, sets, quantity=r"$\log p_{\mathcal{X}}(\mathbf{x})$ [nats]", colours=colours
         )
-        left.legend(fontsize=6)
         right.scatter(
             self.frame.gap,
             self.frame.complexity_only,
@@ -137,9 +136,12 @@ class BiasReport:
         )
         cells = self.frame.reset_index(names="ood").assign(id=ID)
         cells = cells.rename(columns={"auroc": "value", "auroc_low": "low", "auroc_high": "high"})
-        report.draw_bias(right, cells, colours=colours)
+        report.draw_bias(right, cells, colours=colours, labels={ID: "yours"})
         right.set_ylabel("AUROC of $-\\log p_{\\mathcal{X}}$ [%]")
-        right.legend(fontsize=6)
+        for ax in (left, right):  # below: points may lie anywhere
+            legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, fontsize=6)
+            for handle in legend.legend_handles:
+                handle.set_alpha(1)
         if self.label:
             fig.suptitle(self.label, fontsize="medium")
         return fig

@@ -291,7 +291,7 @@ def draw_complexity_vs_likelihood(
     slope, intercept = np.polyfit(c, lp, 1)
     ends = np.array([c.min(), c.max()])
     line = f"regression: {slope:+.0f} per bit/dim"
-    ax.plot(ends, slope * ends + intercept, color="#CC79A7", lw=2, label=line)
+    ax.plot(ends, slope * ends + intercept, color="0.15", lw=1.8, label=line)
     ax.set(xlabel=r"complexity $C(\mathbf{x})$ [bits/dim]", ylabel=quantity)
     return ax
 
