@@ -10,13 +10,26 @@ of the claim one number per seed (or one, where there are no seeds), signed so t
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 import torch
 
-from flowood_core import datasets, grid, objective, paths, runs
+from flowood_core import (
+    corpora,
+    datasets,
+    encoders,
+    feature_flows,
+    grid,
+    highdim,
+    objective,
+    paths,
+    runs,
+    tables,
+)
+from flowood_core.outliers.image import METHOD_LABELS
 
 __all__ = ["Verdict", "effects", "evaluate", "judge", "printed"]
 
@@ -111,12 +124,15 @@ def _auroc(run: runs.Run, ood: str, score: str = "pz") -> float:
     return 100 * run.metrics["ood"][ood][score]["auroc"][0]
 
 
-def _pairs(
-    profile: str, a: str, b: str, table: str = "table_2"
-) -> dict[str, list[tuple[runs.Run, runs.Run]]]:
+def _rows(profile: str) -> list[runs.Run]:
+    """The rows of Tables 2 and 3, every ID set."""
+    return [*_finished(profile, "table_2"), *_finished(profile, "table_3")]
+
+
+def _pairs(profile: str, a: str, b: str) -> dict[str, list[tuple[runs.Run, runs.Run]]]:
     """Runs of two methods with the same ID set and seed, by ID set."""
     found: dict[str, list[tuple[runs.Run, runs.Run]]] = {}
-    done = {(r.spec.id, r.spec.method, r.spec.seed): r for r in _finished(profile, table)}
+    done = {(r.spec.id, r.spec.method, r.spec.seed): r for r in _rows(profile)}
     for (id_, method, seed), run in done.items():
         if method == a and (id_, b, seed) in done:
             found.setdefault(id_, []).append((run, done[id_, b, seed]))
@@ -151,7 +167,7 @@ def _correlation(run: runs.Run, sets: Iterable[str] | None = None) -> float:
 @test
 def bias_of_mle(profile: str) -> Effects:
     by_id: dict[str, list[float]] = {}
-    for run in _finished(profile, "table_2"):
+    for run in _rows(profile):
         if run.spec.method == "mle":
             by_id.setdefault(_label(run.spec.id), []).append(-_correlation(run))
     return {id_: np.array(v) for id_, v in by_id.items()}
@@ -159,13 +175,19 @@ def bias_of_mle(profile: str) -> Effects:
 
 @test
 def simple_missed(profile: str) -> Effects:
-    effects: dict[str, list[float]] = {}
+    # the pairs of Table 1 of all ID sets in one pool, seed by seed: an ID set alone may have no simpler set
+    printed_sets = set(tables.printed("table_1")["ood"])
+    by_seed: dict[int, list[tuple[float, float]]] = {}
     for run in _finished(profile, "table_1"):
-        simple = [_auroc(run, o) for o in run.spec.ood if run.complexity_gap(o) < -0.5]
-        complex_ = [_auroc(run, o) for o in run.spec.ood if run.complexity_gap(o) > 0.5]
-        if simple and complex_:
-            effects.setdefault(_label(run.spec.id), []).append(np.mean(complex_) - np.mean(simple))
-    return {id_: np.array(v) for id_, v in effects.items()}
+        for ood in [o for o in run.spec.ood if o in printed_sets] or run.spec.ood:
+            by_seed.setdefault(run.spec.seed, []).append((run.complexity_gap(ood), _auroc(run, ood)))
+    average, weakest = [], []
+    for pairs in by_seed.values():
+        simpler, harder = ([v for gap, v in pairs if side * gap > 0.5] for side in (-1, 1))
+        if simpler and harder:
+            average.append(np.mean(harder) - np.mean(simpler))
+            weakest.append(min(harder) - max(simpler))
+    return {"on average": np.array(average), "weakest against strongest pair": np.array(weakest)}
 
 
 @test
@@ -252,7 +274,7 @@ def id_kept(profile: str) -> Effects:
 
 def _complexity_term(profile: str, ood: str, sign: float) -> Effects:
     by_id: dict[str, list[float]] = {}
-    for run in _finished(profile, "table_2"):
+    for run in _rows(profile):
         if run.spec.method == "mle" and ood in run.spec.ood:
             effect = _auroc(run, ood, "pz_comp") - _auroc(run, ood, "pz")
             by_id.setdefault(_label(run.spec.id), []).append(sign * effect)
@@ -278,13 +300,19 @@ def lipschitz_rises(profile: str) -> Effects:
     if not {"CCM+Gaussian", "MLE"} <= set(largest.columns):
         return {}
     ratio = np.log10(largest["CCM+Gaussian"] / largest["MLE"]).dropna()
-    readings = [r for r in ratio.index.levels[1] if r != "spectral of the inverse"]
     return {
-        f"{_label(id_)}, {reading}": ratio.loc[id_, reading].to_numpy()
+        f"{_label(id_)}, {name}": ratio.loc[id_, reading].to_numpy()
         for id_ in ratio.index.levels[0]
-        for reading in readings
+        for reading, name in _READINGS.items()
         if (id_, reading) in ratio.index.droplevel("seed")
     }
+
+
+_READINGS = {
+    "grad_sum_z": "gradient of the sum of z",
+    "grad_logp": "gradient of log p",
+    "spectral": "largest singular value",
+}
 
 
 @test
@@ -301,28 +329,27 @@ def hypothesis_1(profile: str) -> Effects:
 
 @test
 def moderate_blur(profile: str) -> Effects:
-    table = _table(profile, "fig_6")
-    if table is None:
-        return {}
-    effects = {}
-    for (id_, ood, score), part in table.groupby(["id", "ood", "score"], sort=False):
-        if ood not in ("svhn", "digits"):  # the paper's curve has SVHN, the quick profile digits
-            continue
-        part = part.sort_values("radius")
-        if len(part) >= 3:
-            inside, ends = part.iloc[1:-1], part["value"].iloc[[0, -1]]
-            best = inside.loc[inside["value"].idxmax()]
-            effects[f"{_label(id_)}, {score}, at radius {best.radius:g}"] = np.array(
-                [best["value"] - ends.max()]
+    curves: dict[tuple[str, int], dict[float, runs.Run]] = {}
+    for run in _finished(profile, "fig_6"):
+        curves.setdefault((run.spec.id, run.spec.seed), {})[run.spec.blur_radius] = run
+    effects: dict[str, list[float]] = {}
+    for (id_, _), by_radius in curves.items():
+        radii = sorted(by_radius)
+        # the paper's curve has SVHN, the quick profile digits
+        shown = [o for o in ("svhn", "digits") if o in by_radius[radii[0]].spec.ood]
+        for ood, score in itertools.product(shown if len(radii) >= 3 else [], ("pz", "px")):
+            values = [_auroc(by_radius[r], ood, score) for r in radii]
+            effects.setdefault(f"{_label(id_)}, {score}", []).append(
+                max(values[1:-1]) - max(values[0], values[-1])
             )
-    return effects
+    return {part: np.array(v) for part, v in effects.items()}
 
 
 @test
 def no_threshold(profile: str) -> Effects:
     # without a threshold the slope of eq. (3) would not depend on the unit of x; it is taken at the likelihood of ID
     by_id: dict[str, list[float]] = {}
-    for run in _finished(profile, "table_2"):
+    for run in _rows(profile):
         if run.spec.method == "mle":
             log_p = torch.tensor(run.metrics["id"]["log_px_mean"], dtype=torch.float64)
             levels = [log_p, log_p - run.metrics["d"] * np.log(256)]  # x in [0, 1], x in 0..255
@@ -357,30 +384,46 @@ def text_improves(profile: str) -> Effects:
         plain = done.get((id_, encoder, "mle", seed))
         if method == "text" and plain is not None:
             for ood in run.spec.ood:
-                effects.setdefault(f"{ood}, {encoder}", []).append(_auroc(run, ood) - _auroc(plain, ood))
+                part = f"{corpora.LABELS.get(ood, ood)}, {encoders.label_of(encoder)}"
+                effects.setdefault(part, []).append(_auroc(run, ood) - _auroc(plain, ood))
     return {part: np.array(v) for part, v in effects.items()}
 
 
-def _highdim(profile: str, table: str) -> Effects:
-    found = _table(profile, table)
-    if found is None or not {"model", "method", "metric", "ours"} <= set(found.columns):
-        return {}
-    name = "dataset" if "dataset" in found else "category"
-    found = found[found["metric"] == "auroc"].dropna(subset=["ours"])
-    effects = {}
-    for (model, where), part in found.groupby(["model", name], sort=False):
-        by_method = part.set_index("method")["ours"]
-        for method in by_method.index.drop("plain", errors="ignore"):
-            if "plain" in by_method.index:
-                effects[f"{where}, {model}+{method}"] = np.array([by_method[method] - by_method["plain"]])
-    return effects
+def _highdim(profile: str, table: str, sets: Iterable[str]) -> Effects:
+    """The published score of each corrected row minus the plain one, for the sets that the paper prints."""
+    done = {
+        (r.spec.id, r.spec.model, r.spec.method, r.spec.seed): r
+        for r in _finished(profile, table)
+        if r.spec.id in set(sets)
+    }
+    effects: dict[str, list[float]] = {}
+    for (id_, model, method, seed), run in done.items():
+        plain = done.get((id_, model, "mle", seed))
+        if method != "mle" and plain is not None:
+            (ood,) = run.spec.ood
+            gain = _auroc(run, ood, "published") - _auroc(plain, ood, "published")
+            part = f"{highdim.LABELS[id_]}, {feature_flows.LABELS[model]}+{METHOD_LABELS[method]}"
+            effects.setdefault(part, []).append(gain)
+    return {part: np.array(v) for part, v in effects.items()}
 
 
 @test
 def highdim_improves(profile: str) -> Effects:
-    return _highdim(profile, "table_5")
+    return _highdim(profile, "table_5", tables.printed("table_5")["dataset"])
 
 
 @test
 def mvtec_improves(profile: str) -> Effects:
-    return _highdim(profile, "table_10")
+    return _highdim(profile, "table_10", (f"mvtec_{c}" for c in highdim.MVTEC))
+
+
+@test
+def regions_emptied(profile: str) -> Effects:
+    table = _table(profile, "fig_2_regions")
+    if table is None:
+        return {}
+    inside = table[(table["quantity"] == "mass") & (table["where"] != "beyond")]
+    return {
+        f"{row['set']}, {row['where']}": np.array([row["without"] - row["with"]])
+        for _, row in inside.iterrows()
+    }

@@ -24,6 +24,7 @@ from flowood_core.backbones import Backbone
 from flowood_core.flow import dequantise, draw_permutations
 
 __all__ = [
+    "LABELS",
     "AllInOne",
     "CSFlow",
     "CrossScaleCoupling",
@@ -35,6 +36,8 @@ __all__ = [
     "fast_flow",
     "image_scores",
 ]
+
+LABELS = {"fastflow": "FastFlow", "cs_flow": "CS-Flow"}
 
 Maps = list[Float[Tensor, "b c h w"]]
 CS_SCALES = 3

@@ -57,10 +57,12 @@ def facts(profile: str = PROFILE) -> dict[str, Any]:
     """What the template may name, from runs and tables of a profile.
 
     auroc["mle svhn"]            eq. (4), CIFAR-10 as ID, percent; paper[...] the printed number
-    comp["mle svhn"]             eq. (5); alone["svhn"] -C without a flow
+                                 another ID set goes before: auroc["isun mle svhn"]
+    px["mle svhn"]               by -log p(x); comp[...] eq. (5); alone["svhn"] -C without a flow
     text["minilm mle sst2"]      eq. (4), IMDb as ID, by encoder; its printed number is paper["mle sst2"]
     claim["bias"]                the verdict; effect["bias"]["CIFAR-10"] its parts; count["holds"] how many
     choice["A7 svhn"]            AUROC points of an open choice (the k-th of a code: "A1.2 svhn"), choice_bpd["A7"]
+    fig_2["circles centre"]      probability mass with outliers minus that without; "... moved": moved threshold
     table["fig_6"]               a table that a notebook left, as a frame
     """
     measured = claims.effects(profile)
@@ -76,6 +78,7 @@ def facts(profile: str = PROFILE) -> dict[str, Any]:
         "claim": judged["verdict"].to_dict(),
         "effect": effects,
         "count": counts | {"all": len(judged), "fingerprints": len(effects["fingerprint"])},
+        "fig_2": _of_regions(folder / "fig_2_regions.csv"),
         "table": {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))},
     }
 
@@ -88,13 +91,13 @@ def _seeds(found: Mapping[str, Values]) -> dict[str, dict[str, Seeds]]:
 
 
 def _of_images(profile: str) -> dict[str, Values]:
-    found: dict[str, Values] = {"auroc": {}, "comp": {}, "alone": {}}
-    for id_ in ("cifar10", "cifar100"):
+    found: dict[str, Values] = {"auroc": {}, "px": {}, "comp": {}, "alone": {}}
+    for id_ in ("cifar10", "cifar100", "isun"):
         prefix = "" if id_ == "cifar10" else f"{id_} "
-        for table in ("table_2", "beyond_flowood"):
+        for table in ("table_2", "table_3", "beyond_flowood"):
             for run in scoreboard.finished(profile, table, id_):
                 for ood, by_score in run.metrics["ood"].items():
-                    for name, score in (("auroc", "pz"), ("comp", "pz_comp")):
+                    for name, score in (("auroc", "pz"), ("px", "px"), ("comp", "pz_comp")):
                         key = f"{prefix}{run.spec.method} {ood}"
                         found[name].setdefault(key, []).append(100 * by_score[score]["auroc"][0])
                     found["alone"].setdefault(prefix + ood, [100 * by_score["comp_only"]["auroc"][0]])
@@ -122,8 +125,20 @@ def _of_texts(profile: str) -> Values:
     return found
 
 
+def _of_regions(path: Path) -> dict[str, float]:
+    if not path.is_file():
+        return {}
+    found = {}
+    for _, row in pd.read_csv(path).query("quantity == 'mass'").iterrows():
+        name = f"{row['set']} {row['where']}"
+        found[name] = row["with"] - row["without"]
+        found[f"{name} moved"] = row.iloc[-1] - row["without"]
+    return found
+
+
 def _printed() -> dict[str, float]:
-    images = tables.printed("table_2").query("metric == 'auroc' and score == 'nll'")
+    images = pd.concat(tables.printed(name) for name in ("table_2", "table_3"))
+    images = images.query("metric == 'auroc' and score == 'nll'")
     found = {
         f"{'' if row.id == 'cifar10' else row.id + ' '}{row.method} {row.ood}": row.paper
         for row in images.itertuples()

@@ -31,18 +31,19 @@ def finished(profile: str, table: str, id_: str) -> list[runs.Run]:
 
 
 def markdown(profile: str, id_: str) -> str:
-    """Table 2 for one ID set: AUROC of the paper and ours, beside the complexity-only row and our variants.
+    """Table 2, for iSUN as ID Table 3: AUROC of the paper and ours, beside the complexity-only row and our variants.
 
     Returns:
         A Markdown table with a sentence on what was run, or a sentence that nothing was.
     """
-    paper_rows, ours = finished(profile, "table_2", id_), finished(profile, "beyond_flowood", id_)
+    table = "table_3" if id_ == "isun" else "table_2"
+    paper_rows, ours = finished(profile, table, id_), finished(profile, "beyond_flowood", id_)
     label = datasets.LABELS.get(id_, id_)
     if not paper_rows:
         return f"*{label} as ID, profile {profile}: not run.*"
     values = _auroc(paper_rows)
     variants = _auroc(ours) if ours else pd.DataFrame()
-    printed = tables.printed("table_2").query("id == @id_ and metric == 'auroc'")
+    printed = tables.printed(table).query("id == @id_ and metric == 'auroc'")
     printed = printed.set_index(["method", "score", "ood"])["paper"]
     both = [name for name in paper_rows[0].spec.ood if name in printed.index.get_level_values("ood")]
     only_ours = [name for name in paper_rows[0].spec.ood if name not in both]
@@ -69,7 +70,7 @@ def markdown(profile: str, id_: str) -> str:
     return "\n".join([f"**{label} as ID, AUROC in percent.** {_how(paper_rows, ours)}", "", *lines])
 
 
-def block(profile: str = "sample", ids: Sequence[str] = ("cifar10", "cifar100")) -> str:
+def block(profile: str = "sample", ids: Sequence[str] = ("cifar10", "cifar100", "isun")) -> str:
     """What stands between the markers of README.md."""
     rule = (
         "*Holds*: every part has the claimed sign in every seed; *holds partly*: some part has it on average; in "
@@ -149,11 +150,14 @@ def _how(paper_rows: list[runs.Run], ours: list[runs.Run]) -> str:
     hardware = f"a {machine['gpu']}" if machine["gpu"] else f"one core of {machine['processor']}"
     text = (
         f"Profile {first.spec.profile}: {trained:,} training images, {first.spec.epochs:g} epochs "
-        "(the paper: 50,000 and 500), "
-        f"{n_tests} test images per set, {' to '.join(map(str, n_seeds))} seeds, {minutes:.0f} minutes a run on "
+        f"(the paper: {'50,000 and 500' if first.spec.id.startswith('cifar') else '500 epochs'}), "
+        f"{n_tests} test images per set, {' to '.join(map(str, n_seeds))} seeds, {_minutes(minutes)} a run on "
         f"{hardware}. In brackets the lowest and "
         "the highest seed; intervals over test draws and over seeds stand in the notebook. Score: eq. (4) and (5)."
     )
+    pools = [datasets.LABELS.get(n, n) for r in paper_rows if r.spec.method == "ro" for n in r.spec.ro_pool]
+    if pools:
+        text += f" The real outliers of row RO are training images of {' and '.join(dict.fromkeys(pools))}."
     if ours:
         o = ours[0]
         text += (
@@ -162,6 +166,10 @@ def _how(paper_rows: list[runs.Run], ours: list[runs.Run]) -> str:
             "recipe chosen among half a dozen by its AUROC on SVHN and iSUN with CIFAR-10 as ID."
         )
     return text
+
+
+def _minutes(minutes: float) -> str:
+    return f"{minutes:.0f} minute{'s' * (round(minutes) != 1)}"
 
 
 def _line(*cells: str) -> str:

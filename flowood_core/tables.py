@@ -33,6 +33,8 @@ def collect(runs: Iterable[Run]) -> pd.DataFrame:
 def over_seeds(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Mean over seeds: with two or more seeds Student's interval over seeds, with one the bootstrap's.
 
+    A score that no seed enters, complexity alone, has the bootstrap's too: seeds say nothing of how sure it is.
+
     Values are percent; an interval ends at 0 and 100, beyond which no rate lies.
 
     Returns:
@@ -40,7 +42,7 @@ def over_seeds(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for key, group in frame.groupby(list(keys), sort=False):
-        if len(group) > 1:
+        if group["value"].nunique() > 1:
             estimate, kind = metrics.seeds_interval(group["value"].to_numpy()), "seeds"
         else:
             only = group.iloc[0]
