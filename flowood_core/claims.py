@@ -368,9 +368,9 @@ def text_simplifies(profile: str) -> Effects:
     if table is None or "ours" not in table:
         return {}
     ours = table.set_index("set")["ours"]
-    if not {"imdb", "imdb_synthesized"} <= set(ours.dropna().index):
+    if not {"imdb_originals", "imdb_synthesized"} <= set(ours.dropna().index):
         return {}
-    return {"IMDb": np.array([ours["imdb"] - ours["imdb_synthesized"]])}
+    return {"IMDb": np.array([ours["imdb_originals"] - ours["imdb_synthesized"]])}
 
 
 @test

@@ -69,6 +69,7 @@ __all__ = [
     "run_or_load",
     "run_together",
     "text_data",
+    "training_settings",
 ]
 
 FORMAT = 1
@@ -485,7 +486,7 @@ class _Job:
         data = _Data.of(spec) if spec.encoder is None else text_data(spec)
         x = data.train.x.to(on)
         flow = build_flow(spec, tuple(x.shape[1:])).to(on)
-        settings = dataclasses.replace(_settings(spec, len(x)), micro_batch=micro_batch)
+        settings = dataclasses.replace(training_settings(spec, len(x)), micro_batch=micro_batch)
         state = _load_checkpoint(spec, on)
         method, facts = _method(spec, data, on), {}
         if spec.model != "pixels":
@@ -648,7 +649,8 @@ def _on_maps(
     return flow, x, method, settings, facts
 
 
-def _settings(spec: Spec, n: int) -> train.Settings:
+def training_settings(spec: Spec, n: int) -> train.Settings:
+    """How a spec trains on n samples, in steps."""
     shared = {f.name for f in dataclasses.fields(train.Settings)} & set(Spec.model_fields)
     steps = train.Settings.epochs_to_steps(spec.epochs, n, spec.batch_size)
     return train.Settings(steps=steps, **{name: getattr(spec, name) for name in shared})

@@ -166,7 +166,7 @@ def checkpointed(outputs):
     data = runs._Data.of(runs_spec)
     with pytest.raises(KeyboardInterrupt):
         train.fit(
-            flow, x, runs._method(runs_spec, data, torch.device("cpu")), settings=runs._settings(runs_spec, 64),
+            flow, x, runs._method(runs_spec, data, torch.device("cpu")), settings=runs.training_settings(runs_spec, 64),
             on_checkpoint=stop, checkpoint_every_s=0,
         )  # fmt: skip
     return runs_spec, states
