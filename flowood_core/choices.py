@@ -42,7 +42,7 @@ def describe(spec: runs.Spec, base: runs.Spec, d: int) -> Choice:
         "independent": "two coins: a quarter stay ID images",
     }
     scaled = f"x in 0..{round(np.exp(spec.tau / d)) - 1} instead of 0..1" if spec.tau else ""
-    squeezed = f"pixels squeezed into channels {spec.squeeze}x, not {base.squeeze}x"
+    squeezed = f"squeezes before coupling: {spec.squeeze} instead of {base.squeeze}"
     known = {
         frozenset({"temperature"}): Choice("A1", "log p per dimension inside softplus"),
         frozenset({"tau"}): Choice("A1", scaled),

@@ -284,9 +284,15 @@ def draw_complexity_vs_likelihood(
     labels: Mapping[str, str] | None = None,
     quantity: str = r"$\log p_{\mathcal{Z}}(\mathbf{z})$ [nats]",
     colours: Mapping[str, str] | None = None,
+    n_shown: int | None = None,
 ) -> Axes:
-    """Fig. 3: complexity C(x) against log-likelihood for several sets, with the regression line over all points."""
-    draw_likelihoods(ax, sets, labels=labels, colours=colours)
+    """Fig. 3: complexity C(x) against log-likelihood for several sets, with the regression line over all points.
+
+    Args:
+        n_shown: points drawn per set, the first ones; the line is that of all.
+    """
+    drawn = {name: (c[:n_shown], lp[:n_shown]) for name, (c, lp) in sets.items()}
+    draw_likelihoods(ax, drawn, labels=labels, colours=colours)
     c, lp = (np.concatenate([np.asarray(s[k]) for s in sets.values()]) for k in (0, 1))
     slope, intercept = np.polyfit(c, lp, 1)
     ends = np.array([c.min(), c.max()])

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -63,6 +63,7 @@ __all__ = [
     "Run",
     "RunError",
     "Spec",
+    "available",
     "build_flow",
     "device",
     "provenance",
@@ -293,6 +294,28 @@ def run_or_load(spec: Spec, *, device_name: str | None = None, train_missing: bo
     run = _read(spec)
     assert run is not None
     return run
+
+
+def available(specs: Iterable[Spec], *, train_missing: bool = True) -> tuple[list[Run], dict[str, str]]:
+    """`run_or_load` for every spec whose data are here.
+
+    Returns:
+        The runs; and by ID set, or by run where only that is missing, the first line of why there is none.
+    """
+    found: list[Run] = []
+    absent: dict[str, str] = {}
+    for spec in specs:
+        if spec.id in absent:
+            continue
+        try:
+            found.append(run_or_load(spec, train_missing=train_missing))
+        except datasets.MissingData as error:
+            absent[spec.id] = str(error).splitlines()[0]
+        except RunError as error:
+            if train_missing:  # it could not be written
+                raise
+            absent[spec.run_id] = str(error).splitlines()[0]
+    return found, absent
 
 
 def run_together(

@@ -8,7 +8,7 @@ import pandas as pd
 from flowood_core import metrics, paths
 from flowood_core.runs import Run
 
-__all__ = ["beside", "collect", "over_seeds", "paper_vs_ours", "printed", "verdict", "wide"]
+__all__ = ["beside", "collect", "over_base", "over_seeds", "paper_vs_ours", "printed", "verdict", "wide"]
 
 
 def collect(runs: Iterable[Run]) -> pd.DataFrame:
@@ -51,6 +51,29 @@ def over_seeds(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
         values = {"value": estimate.value, "low": low, "high": high}
         rows.append(dict(zip(keys, key, strict=True)) | values | {"n_seeds": len(group), "interval": kind})
     return pd.DataFrame(rows)
+
+
+def over_base(long: pd.DataFrame, keys: Sequence[str], base: str = "mle") -> pd.DataFrame:
+    """Each method minus the base of the same seed, so that what a seed does to both cancels.
+
+    Args:
+        long: from `collect`, one metric; further columns as wanted.
+        keys: columns that stay apart, beside method and seed; a seed that has no base is left out.
+        base: the method that is subtracted.
+    Returns:
+        Columns of `keys`, method, value, low, high (Student's interval over seeds; nan for one seed), n_seeds.
+    """
+    table = long.pivot_table(index=[*keys, "seed"], columns="method", values="value", sort=False)
+    gains = table.drop(columns=base).sub(table[base], axis=0)
+    rows = []
+    for key, of in gains.groupby(list(keys), sort=False):
+        for method, values in of.items():
+            values = values.dropna().to_numpy()
+            if len(values):
+                one = len(values) == 1
+                e = metrics.Estimate(values[0], np.nan, np.nan) if one else metrics.seeds_interval(values)
+                rows.append((*key, method, e.value, e.low, e.high, len(values)))
+    return pd.DataFrame(rows, columns=[*keys, "method", "value", "low", "high", "n_seeds"])
 
 
 def wide(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:

@@ -45,8 +45,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from flowood_core import complexity, corpora, datasets, grid, params, paths, report, runs, tables
+from flowood_core import complexity, datasets, grid, params, paths, report, runs, tables
 from flowood_core.complexity import image_complexity, jpeg2000_bytes, text_complexity
+from flowood_core.corpora import LABELS as CORPORA
 from flowood_core.outliers.image import gaussian_blur
 
 P = params.check(globals(), notebook="02_1_complexity_bias")
@@ -333,7 +334,7 @@ table_9["verdict"] = [verdicts.get(name, "not run") for name in table_9.set]
 about = "Table 9: text complexity in bits per byte, the paper's and ours"
 sheet.save_table(table_9, "table_9", about)
 formats = dict.fromkeys(["paper", "ours"], "{:.2f}") | {"texts": "{:.0f}", "difference": "{:+.3f}"}
-names = corpora.LABELS | {"imdb_synthesized": "synthesized IMDb"}
+names = CORPORA | {"imdb_synthesized": "synthesized IMDb"}
 report.show_table(table_9.replace({"set": names}).set_index("set"), about, formats)
 
 # %% [markdown]
@@ -371,12 +372,9 @@ Flows trained by maximum likelihood alone, each set against each other. *Reprodu
 
 # %%
 wanted = grid.rows(P.profile, "table_1") if "table_1" in grid.tables(P.profile) else []
-finished = []
-for spec in wanted:
-    try:
-        finished.append(runs.run_or_load(spec, train_missing=P.train_missing))
-    except (datasets.MissingData, runs.RunError) as error:
-        print(f"{spec.run_id}: not run. {str(error).splitlines()[0]}")
+finished, absent = runs.available(wanted, train_missing=P.train_missing)
+for name, why in absent.items():
+    print(f"{name}: not run. {why}")
 print(f"{len(finished)} of the {len(wanted)} runs that profile {P.profile} names for Table 1")
 
 # %%

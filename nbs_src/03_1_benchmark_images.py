@@ -40,7 +40,7 @@ from flowood_core.outliers.image import METHOD_LABELS
 P = params.check(globals(), notebook="03_1_benchmark_images")
 sheet = report.start("03_1_benchmark_images", P)
 finished = {s.run_id: runs.run_or_load(s) for t in P.tables_wanted for s in grid.rows(P.profile, t)}
-print(f"{len(finished)} runs, profile {P.profile}: {sheet.label}")
+print(f"{len(finished)} runs; {sheet.label}")
 
 # %% [markdown]
 r"""
@@ -48,7 +48,9 @@ r"""
 
 A row is an argument of one training loop, not a script of its own. The paper's ten rows are five trainings and two scores:
 
-$$\mathcal S_{\mathrm{nll}}(\mathbf x) = -\log p_{\mathcal Z}(\mathbf z) \tag{4} \qquad \mathcal S_{\mathrm{comp}}(\mathbf x) = \mathcal S_{\mathrm{nll}}(\mathbf x) - C(\mathbf x)$$
+$$\mathcal S_{\mathrm{nll}}(\mathbf x) = -\log p_{\mathcal Z}(\mathbf z) \tag{4}$$
+
+$$\mathcal S_{\mathrm{comp}}(\mathbf x) = \mathcal S_{\mathrm{nll}}(\mathbf x) - C(\mathbf x) \tag{5}$$
 
 Beside them stand two things that the paper does not print. One is the score $-\log p_{\mathcal X}(\mathbf x)$ *with* the determinant, the quantity that eq. (2) and (3) train. The other is $-C(\mathbf x)$ alone, a detector without any flow: a "+Complexity" row has to be read against it.
 """
@@ -59,7 +61,12 @@ keys = ["id", "method", "score", "ood", "metric"]
 ours = tables.over_seeds(collected, keys)
 sheet.save_table(ours, "benchmark_long", "Every metric of every row: percent, 95 % interval, number of seeds")
 n = collected.groupby("ood")[["n_id", "n_ood"]].first()
-report.show_table(n, "Test images", formats="{:.0f}")
+report.show_table(n.rename(index=datasets.LABELS), "Test images", formats="{:.0f}")
+pools = {r.spec.id: r.spec.ro_pool for r in finished.values() if r.spec.method == "ro"}
+for id_, pool in pools.items():
+    # a column that is also the pool is no unseen OOD for the row RO (A18)
+    names = " and ".join(datasets.LABELS.get(name, name) for name in pool)
+    print(f"ID {datasets.LABELS.get(id_, id_)}: the real outliers of row RO are training images of {names}.")
 
 # %% [markdown]
 r"""
@@ -158,7 +165,7 @@ r"""
 ## Fig. 3: complexity and likelihood
 > Without outlier training, a clear bias emerges where lower complexity images tend to receive higher likelihoods. However, after incorporating synthetic OOD data during training, this bias is reduced.
 
-Each point is a test image. The line is the regression over all points, as in the paper. A slope over pooled sets could come from one set being both simpler and likelier, so the correlation *inside* the sets stands beside it.
+Each point is a test image of the first `n_figure` per set, and the flows are those of seed 0; the line is the regression over all test images of these sets. The four panels have scales of their own. A slope over pooled sets could come from one set being both simpler and likelier, so the correlation *inside* the sets stands beside it.
 """
 
 
@@ -185,11 +192,14 @@ fig, axes = report.figure("tall", rows=2, columns=2)
 for row, (quantity, label) in zip(axes, quantities.items()):
     for ax, (title, run) in zip(row, pair.items()):
         a = {s: run.arrays[s] for s in chosen}
-        points = {s: (v["complexity"][: P.n_figure], v[quantity][: P.n_figure]) for s, v in a.items()}
-        report.draw_complexity_vs_likelihood(ax, points, labels=datasets.LABELS, quantity=label)
+        points = {s: (v["complexity"], v[quantity]) for s, v in a.items()}
+        report.draw_complexity_vs_likelihood(
+            ax, points, labels=datasets.LABELS, quantity=label, n_shown=P.n_figure
+        )
         ax.set_title(title)
-        ax.legend(fontsize=6)
-sheet.save_figure(fig, "fig_3", "Complexity C(x) against log-likelihood, without and with outlier training")
+        ax.legend(fontsize=6, framealpha=1)
+about = f"ID {labels.get(first_id, first_id)}, seed 0, without and with outlier training"
+sheet.save_figure(fig, "fig_3", f"Complexity C(x) against log-likelihood; {about}")
 
 # %%
 simpler = [s for s in chosen[1:] if pair["without outliers"].complexity_gap(s) < 0]
@@ -212,7 +222,7 @@ sheet.save_table(
 
 # %% [markdown]
 r"""
-**Reading.** A negative slope is the bias; outlier training should bring it towards zero or above. Over all sets it need not: an OOD set more complex than ID that the training pushes far down makes the line *steeper*, although it is detected better. What the paper promises is about the simpler sets, so they stand apart.
+**Reading.** A negative correlation is the bias; outlier training should bring it towards zero or above. Over all sets it need not: an OOD set more complex than ID that the training pushes far down makes the line *steeper*, although it is detected better. What the paper promises is about the simpler sets, so they stand apart.
 """
 
 # %%
@@ -221,7 +231,7 @@ for part in parts:
         before, after = (bias[part, title, q] for title in pair)
         print(
             f"{part}, {q}: slope {before.slope:+.0f} -> {after.slope:+.0f} nats per bit/dim, r {before.r:+.2f} -> {after.r:+.2f}; "
-            f"the bias is {'reduced' if after.slope > before.slope else 'not reduced'}"
+            f"by r the bias is {'reduced' if after.r > before.r else 'not reduced'}"
         )
 
 # %% [markdown]
@@ -246,7 +256,8 @@ left.legend(fontsize=7)
 bpd = {title: scores.bits_per_dim(run.arrays[first_id]["log_px"], d) for title, run in pair.items()}
 report.draw_histograms(right, bpd, colours=colours)
 right.set_xlabel("ID test images: bits per dimension")
-sheet.save_figure(fig, "fig_4", "Likelihood of ID test images, without and with outlier training")
+right.legend(fontsize=7)
+sheet.save_figure(fig, "fig_4", f"Likelihood of ID test images: {about}")
 
 # %%
 cost = pd.DataFrame(
@@ -271,7 +282,7 @@ report.show_table(
 )
 for id_, of in means["ID test bits/dim"].mean().groupby("id", sort=False):
     change = of[id_]["CCM+Gaussian"] - of[id_]["MLE"]
-    print(f"{id_}: CCM+Gaussian costs {change:+.2f} bits/dim of ID likelihood against MLE.")
+    print(f"{id_}: CCM+Gaussian moves ID images by {change:+.2f} bits/dim against MLE; fewer is likelier.")
 
 # %%
 sheet.finish(runs=list(finished), provenance=next(iter(finished.values())).metrics["provenance"])

@@ -31,7 +31,7 @@ categories: list = []  # empty: all fifteen; names such as ["bottle", "metal_nut
 import numpy as np
 import pandas as pd
 
-from flowood_core import datasets, grid, highdim, params, report, runs, tables
+from flowood_core import feature_flows, grid, highdim, params, report, runs, tables
 
 P = params.check(globals(), notebook="app_c_mvtec")
 sheet = report.start("app_c_mvtec", P)
@@ -40,14 +40,8 @@ if unknown := sorted(set(wanted) - set(highdim.MVTEC)):
     raise params.ParameterError(
         f"expected categories out of {', '.join(highdim.MVTEC)}, got {', '.join(unknown)}"
     )
-finished, absent = [], set()
-for s in grid.rows(P.profile, "table_10") if "table_10" in grid.tables(P.profile) else []:
-    if s.id.removeprefix("mvtec_") not in wanted or s.id in absent:
-        continue
-    try:
-        finished.append(runs.run_or_load(s))
-    except datasets.MissingData:
-        absent.add(s.id)
+specs = grid.rows(P.profile, "table_10") if "table_10" in grid.tables(P.profile) else []
+finished, absent = runs.available(s for s in specs if s.id.removeprefix("mvtec_") in wanted)
 print(f"{len(finished)} runs of {P.profile}: {sheet.label}")
 if absent:
     print(f"not run, the pictures are not here: {', '.join(sorted(absent))}")
@@ -96,7 +90,7 @@ AUROC of the image in percent: the paper's number, then ours.
 """
 
 # %%
-MODELS = {"fastflow": "FastFlow", "cs_flow": "CS-Flow"}
+MODELS = feature_flows.LABELS
 METHODS = {"plain": "", "ccm_gaussian": "+CCM+Gaussian"}
 cells = joined.assign(
     column=joined.model.map(MODELS) + joined.method.map(METHODS),

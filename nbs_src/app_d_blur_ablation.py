@@ -42,13 +42,13 @@ sheet = report.start("app_d_blur_ablation", P)
 finished = [runs.run_or_load(s) for s in grid.rows(P.profile, "fig_6")]
 ids = list(dict.fromkeys(r.spec.id for r in finished))
 radii = sorted({r.spec.blur_radius for r in finished})
-print(f"{len(finished)} runs, ID {', '.join(ids)}, radii {radii}, profile {P.profile}: {sheet.label}")
+print(f"{len(finished)} runs, ID {', '.join(ids)}, radii {radii}; {sheet.label}")
 
 # %% [markdown]
 r"""
 > as the blurring increases, the AUROC scores initially improve, reaching a peak at moderate blurring levels. However, at extreme levels of blurring, the scores fluctuate and even decrease.
 
-The paper names no radii. Ours start at 0, where the "outlier" is the ID image itself and the two terms of the objective contradict each other, and end where little more than the mean colour is left. The row differs from the Gaussian row of Table 2 in one argument, and at radius 1 it *is* that row.
+The paper names no radii. Ours start at 0, where the "outlier" is the ID image itself and the two terms of the objective contradict each other, and end where little more than the mean colour is left. The row differs from the Gaussian row of Table 2 in one argument, and at radius 1 it *is* that row (the number of seeds may be smaller here).
 """
 
 # %%
@@ -61,9 +61,8 @@ complexity = {
 }
 left = pd.DataFrame({id_: {r: complexity[id_, r].mean() for r in radii} for id_ in ids})
 left.index.name = "radius"
-report.show_table(
-    left.rename(columns=datasets.LABELS).T, "Mean complexity C of blurred ID images, bits/dim", "{:.2f}"
-)
+left_shown = left.rename(columns=datasets.LABELS, index="{:g}".format)
+report.show_table(left_shown.T, "Mean complexity C of blurred ID images, bits/dim", "{:.2f}")
 
 # %%
 # the complexity of the OOD sets themselves: outliers simpler than they are overshoot
@@ -93,7 +92,7 @@ baseline = tables.over_seeds(
     tables.collect(
         runs.run_or_load(s)
         for s in grid.rows(P.profile, "table_2")
-        if s.method == "mle" and s.id in ids and s.seed in {r.spec.seed for r in finished}
+        if s.method == "mle" and (s.id, s.seed) in {(r.spec.id, r.spec.seed) for r in finished}
     ).query("metric == 'auroc'"),
     ["id", "ood", "score"],
 )
@@ -140,10 +139,10 @@ for (id_, ood, score), part in curve[curve.ood.isin(P.fig6_ood)].groupby(["id", 
     inside = best.radius not in (first.radius, last.radius)
     clear = inside and best.low > max(first.high, last.high)
     print(
-        f"{id_} against {ood}, {score}: best {best.value:.1f} at radius {best.radius:g} "
+        f"{datasets.LABELS.get(id_, id_)} against {datasets.LABELS.get(ood, ood)}, {score}: best {best.value:.1f} at radius {best.radius:g} "
         f"(C {best.complexity:.2f}); radius {first.radius:g}: {first.value:.1f}, radius {last.radius:g}: "
         f"{last.value:.1f}; peak at a moderate radius: "
-        + ("yes" if clear else "yes, within the intervals" if inside else "no")
+        + ("yes" if clear else "yes in the mean, but the intervals overlap" if inside else "no")
     )
 
 # %% [markdown]
@@ -159,6 +158,7 @@ cost = pd.DataFrame(
 )
 sheet.save_table(cost, "fig_6_id_cost", "ID test bits per dimension by blur radius")
 shown = cost.pivot_table(index="id", columns="radius", values="bpd").rename(index=datasets.LABELS)
+shown = shown.rename(columns="{:g}".format)
 report.show_table(shown, "ID test bits per dimension by radius, mean over seeds; lower is better", "{:.2f}")
 steepest = cost.groupby("radius")["bpd"].mean()
 print(f"The costliest radius is {steepest.idxmax():g} ({steepest.max():.2f} bits/dim); the cheapest ", end="")

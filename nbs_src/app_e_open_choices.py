@@ -41,7 +41,7 @@ bases = [
     for s in grid.rows(P.profile, "table_2")
     if s.id in ids and s.method in ("ccm_gaussian", "ro")
 ]
-print(f"{len(finished)} runs against {len(bases)}, profile {P.profile}: {sheet.label}")
+print(f"{len(finished)} runs against {len(bases)}; {sheet.label}")
 
 # %% [markdown]
 r"""
@@ -57,7 +57,9 @@ mean = found.groupby(["label", "of", "ood"], sort=False)["difference"].mean().un
 mean = mean.rename(columns=datasets.LABELS)
 mean["ID bits/dim"] = found.groupby(["label", "of"], sort=False)["bpd"].mean()
 mean["seeds"] = found.groupby(["label", "of"], sort=False)["seed"].nunique()
-report.show_table(mean, "AUROC points gained by the other choice, mean over seeds", "{:+.1f}")
+formats = dict.fromkeys(mean, "{:+.1f}") | {"ID bits/dim": "{:+.2f}", "seeds": "{:.0f}"}
+about = "AUROC points gained by the other choice, mean over seeds; change of ID bits/dim (fewer is likelier)"
+report.show_table(mean, about, formats)
 
 # %%
 fig, axes = report.figure(
@@ -65,7 +67,7 @@ fig, axes = report.figure(
 )
 for ax, ood in zip(axes[0], P.shown_ood):
     report.draw_differences(ax, found[found.ood == ood], row="label", colour=report.colour_of(ood))
-    ax.set_title(datasets.LABELS.get(ood, ood))
+    ax.set_title(datasets.LABELS.get(ood, ood).replace(" (", "\n("))
     ax.set_xlabel("AUROC points")
 sheet.save_figure(
     fig,
