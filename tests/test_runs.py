@@ -324,6 +324,17 @@ def test_tables_hold_every_metric_of_a_run_in_percent(undisturbed):
     assert set(frame["score"]) == {"pz", "px", "pz_comp", "px_comp", "comp_only"}
 
 
+def test_what_is_available_is_told_from_what_is_not(undisturbed, outputs, monkeypatch):
+    shutil.copytree(undisturbed.folder, spec().folder)
+    monkeypatch.setenv("FLOWOOD_DATA", str(outputs / "empty"))
+    monkeypatch.setenv("FLOWOOD_OFFLINE", "1")
+    nowhere = spec(id="svhn", ood=("digits",))
+    found, absent = runs.available([nowhere, spec(), nowhere], train_missing=True)
+    assert [run.spec for run in found] == [spec()] and list(absent) == ["svhn"] and "svhn" in absent["svhn"]
+    found, absent = runs.available([spec(), spec(seed=5)], train_missing=False)
+    assert len(found) == 1 and list(absent) == [spec(seed=5).run_id]
+
+
 # --- several runs at once ------------------------------------------------------------------------------------
 
 

@@ -101,3 +101,35 @@ def test_beside_keeps_every_printed_row_in_its_order_and_says_what_was_not_run()
 def test_an_interval_of_a_rate_ends_at_0_and_100():
     two = tables.over_seeds(pd.concat([ours(value=v) for v in (68.0, 98.0)]), KEYS).iloc[0]
     assert (two["value"], two["low"], two["high"]) == (83.0, 0.0, 100.0)
+
+
+def test_a_score_that_no_seed_enters_keeps_the_interval_over_test_draws():
+    rows = pd.DataFrame(
+        {"score": ["a", "a", "b", "b"], "value": [95.0, 95.0, 60.0, 70.0], "low": 94.0, "high": 96.0}
+    )
+    found = tables.over_seeds(rows, ["score"]).set_index("score")
+    assert tuple(found.loc["a", ["value", "low", "high", "n_seeds"]]) == (95.0, 94.0, 96.0, 2)
+    assert found.loc["a", "interval"] == "test draws" and found.loc["b", "interval"] == "seeds"
+    assert found.loc["b", "low"] < 60 and found.loc["b", "high"] > 70
+
+
+def test_differences_cancel_what_a_seed_does_to_both():
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(60, 20, 4)
+    long = pd.DataFrame(
+        [
+            {"ood": ood, "method": method, "seed": k, "value": of_seed + gain}
+            for ood in ("a", "b")
+            for k, of_seed in enumerate(seeds)
+            for method, gain in (("mle", 0.0), ("ccm", 3.0), ("ro", -1.0))
+            if not (ood == "b" and method == "mle" and k)  # there seed 0 alone has a base
+        ]
+    )
+    found = tables.over_base(long, ["ood"]).set_index(["ood", "method"])
+    for ood, n in (("a", 4), ("b", 1)):
+        assert (
+            found.loc[(ood, "ccm"), "value"] == pytest.approx(3) and found.loc[(ood, "ccm"), "n_seeds"] == n
+        )
+        assert found.loc[(ood, "ro"), "value"] == pytest.approx(-1)
+    assert found.loc[("a", "ccm"), "high"] - found.loc[("a", "ccm"), "low"] < 1e-6
+    assert np.isnan(found.loc[("b", "ccm"), "low"])
