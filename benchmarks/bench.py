@@ -528,8 +528,9 @@ def table(results: dict) -> str:
     p = results["provenance"]
     packages = ", ".join(f"{k} {v}" for k, v in p["packages"].items())
     lines = [
-        f"{results['machine']}: {p['machine']['processor']}, {p['machine']['threads']} threads, {packages}; "
-        f"{results['rounds']} rounds, {results['date']}; other load during the run {results['load']:.1f}.",
+        f"{results['machine']}: {p['machine']['processor']}, {p['machine']['threads']} thread(s), {packages}; "
+        f"{results['rounds']} rounds, {results['date']}; the machine's load average at the start "
+        f"{results['load']:.1f}.",
         "",
     ]
     for f in results["figures"].values():
