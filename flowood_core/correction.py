@@ -34,6 +34,15 @@ OBJECTIVES = {"softplus": 1.0, "hinge": 0.0, "mle": None}
 """Objective: its temperature in nats; "mle" is eq. (2) alone."""
 
 
+CHECKED = {
+    "dense": "log-determinant checked against autograd's Jacobian",
+    "estimated": "log-determinant checked against an estimate from autograd's Jacobian",
+    "not visible": "log-determinant not checked, the flow shows log_prob only",
+    "not checked": "log-determinant not checked, autograd could not give the Jacobian",
+}
+"""What `adapt.check_flow` did at the door, in words."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Tau:
     """The hidden threshold of eq. (3), in nats, and where it came from."""
@@ -64,16 +73,16 @@ class Correction:
     seconds: float
 
     def __str__(self) -> str:
-        last = self.history.rows[-1]
+        last, checked = self.history.rows[-1], CHECKED[self.check["determinant"]]
         if self.objective == "mle":
             return (
                 f"{self.steps} steps of maximum likelihood on {self.n_id} ID samples in {self.seconds:.0f} s: log p is "
-                f"{last['log_px_id']:.1f} nats at the end; log-det {self.check['determinant']}"
+                f"{last['log_px_id']:.1f} nats at the end; {checked}"
             )
         return (
             f"{self.steps} steps on {self.n_id} ID samples with outliers {self.outliers!r}, objective "
             f"{self.objective!r}: {self.tau.why}; at the end log p is {last['log_px_id']:.1f} nats on ID and "
-            f"{last['log_px_out']:.1f} on outliers; log-det {self.check['determinant']}"
+            f"{last['log_px_out']:.1f} on outliers; {checked}"
         )
 
 
@@ -154,7 +163,8 @@ def correct(
     if not quiet and method is not None:
         print(chosen.why)
     settings = dataclasses.replace(settings, tau=chosen.value)
-    history = train.fit(flow, x, method, settings=settings, label=f"correcting: {name}")
+    label = "maximum likelihood" if method is None else f"correcting: {name}"
+    history = train.fit(flow, x, method, settings=settings, label=label)
     seconds = time.monotonic() - began
     flow.correction = Correction(name, objective, chosen, check, history, len(x), steps, seconds)
     end = history.rows[-1]["log_px_id"]

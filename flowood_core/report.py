@@ -73,15 +73,16 @@ LABELS = {
 SIZES = {"single": (4.6, 3.2), "wide": (9.2, 3.2), "tall": (9.2, 6.0), "square": (4.2, 4.2)}
 
 
-def start(notebook: str, params: Any) -> "Sheet":
+def start(notebook: str, params: Any, *, label: str | None = None) -> "Sheet":
     """Open the notebook's sheet: sets the plotting style and starts the clock.
 
     Args:
         notebook: file name without suffix.
         params: what `flowood_core.params.check` returned; its `profile` chooses the folder.
+        label: stands below every figure; None says what the profile says (`LABELS`).
     """
     use_style()
-    return Sheet(notebook, params.asdict())
+    return Sheet(notebook, params.asdict(), label)
 
 
 def use_style() -> None:
@@ -100,8 +101,8 @@ class Sheet:
     is what a grid waits for.
     """
 
-    def __init__(self, notebook: str, params: dict[str, Any]):
-        self.notebook, self.params = notebook, params
+    def __init__(self, notebook: str, params: dict[str, Any], label: str | None = None):
+        self.notebook, self.params, self._label = notebook, params, label
         self.folder = paths.profile_dir(params["profile"])
         self.began = time.monotonic()
         self.artefacts: list[str] = []
@@ -110,11 +111,16 @@ class Sheet:
     @property
     def label(self) -> str:
         """What has to stand beside every number that is not the paper's setting."""
-        return LABELS.get(self.params["profile"], f"{self.params['profile']} profile")
+        profile = self.params["profile"]
+        return self._label or LABELS.get(profile, f"{profile} profile")
 
-    def save_figure(self, fig: Figure, name: str, caption: str = "") -> None:
-        """Save as PNG and PDF under ``figures/``, byte-stable, and leave it displayed."""
-        fig.text(0.995, -0.01, self.label, ha="right", va="top", fontsize=6, color="0.45")
+    def save_figure(self, fig: Figure, name: str, caption: str = "", *, label: str | None = None) -> None:
+        """Save as PNG and PDF under ``figures/``, byte-stable, and leave it displayed.
+
+        `label` replaces that of the sheet below this figure; "" where no number depends on a training.
+        """
+        label = self.label if label is None else label
+        fig.text(0.995, -0.01, label, ha="right", va="top", fontsize=6, color="0.45")
         for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
             path = self._path("figures", name + suffix)
             buffer = io.BytesIO()
@@ -434,10 +440,20 @@ def draw_heat(ax: Axes, frame: pd.DataFrame, *, label: str) -> Axes:
 
 
 def draw_histograms(
-    ax: Axes, values: Mapping[str, np.ndarray], *, colours: Mapping[str, str], bins: int = 50
+    ax: Axes,
+    values: Mapping[str, np.ndarray],
+    *,
+    colours: Mapping[str, str],
+    bins: int = 50,
+    quantiles: tuple[float, float] = (0.0, 1.0),
 ) -> Axes:
-    """Several step histograms of area one with given colours, for scores under different models."""
-    edges = np.histogram_bin_edges(np.concatenate([np.asarray(v) for v in values.values()]), bins)
+    """Several step histograms of area one with given colours, for scores under different models.
+
+    The axis runs from the lowest to the highest of the `quantiles` of the sets; what lies outside is not drawn.
+    """
+    ends = [np.quantile(v, quantiles) for v in values.values()]
+    shown = min(low for low, _ in ends), max(high for _, high in ends)
+    edges = np.histogram_bin_edges([], bins, shown)
     for name, v in values.items():
         ax.hist(v, edges, density=True, histtype="stepfilled", alpha=0.25, color=colours[name])
         ax.hist(v, edges, density=True, histtype="step", color=colours[name], lw=1.2, label=name)
@@ -476,9 +492,9 @@ def draw_boxes(
     names = list(values)
     boxes = ax.boxplot(
         [np.asarray(v) for v in values.values()], orientation="horizontal", whis=(5, 95), showfliers=False,
-        widths=0.6, patch_artist=True, medianprops={"color": "white"},
-        tick_labels=[(labels or {}).get(n, n) for n in names],
+        widths=0.6, patch_artist=True, medianprops={"color": "white"}, manage_ticks=False,
     )  # fmt: skip
+    ax.set_yticks(range(1, len(names) + 1), [(labels or {}).get(n, n) for n in names])
     for name, box in zip(names, boxes["boxes"], strict=True):
         box.set(facecolor=colour_of(name), edgecolor=colour_of(name))
     ax.axvline(float(np.median(values[names[0]])), color=colour_of(names[0]), lw=1, ls="--", zorder=0)
@@ -490,7 +506,7 @@ def draw_boxes(
         for row, name in enumerate(names, 1):
             if np.quantile(np.asarray(values[name]), 0.05) < left:
                 ax.plot(left, row, marker="<", color="white", markeredgecolor="0.2", zorder=5)
-    ax.invert_yaxis()
+    ax.set_ylim(len(names) + 0.5, 0.5)  # the first set on top, also where panels share the axis
     ax.grid(axis="y", visible=False)
     return ax
 
@@ -518,9 +534,10 @@ def draw_density(
         interpolation="bilinear",
     )
     if id_points is not None:
-        ax.scatter(*id_points.T, s=2, color="black", alpha=0.5, linewidths=0, label="ID samples")
-    if outliers is not None:
-        ax.scatter(*outliers.T, s=6, color="white", marker="x", linewidths=0.6, alpha=0.8, label="outliers")
+        ax.scatter(*id_points.T, s=5, color="black", alpha=0.5, linewidths=0, label="ID samples")
+    if outliers is not None:  # white on black, to be seen on pale and on dark colours
+        ax.scatter(*outliers.T, s=14, color="black", marker="x", linewidths=1.4)
+        ax.scatter(*outliers.T, s=12, color="white", marker="x", linewidths=0.6, label="outliers")
     ax.grid(False)
     ax.set(xlim=extent[:2], ylim=extent[2:], xlabel="$x_1$", ylabel="$x_2$")
     return shown

@@ -43,13 +43,17 @@ print(sheet.label)
 # %% [markdown]
 r"""
 ## The data
-In the quick profile: crops of two photographs that come with scikit-learn. Textured crops are in-distribution; digits, enlarged crops and smooth crops are simpler, naively subsampled crops are more complex. Complexity $C(\mathbf x)$ is the length of the lossless JPEG2000 file in bits per dimension (Definition 1).
+The first row is in-distribution (ID), the set the flow is trained on; the others are examples of OOD. Complexity $C(\mathbf x)$ is the length of the lossless JPEG2000 file in bits per dimension (Definition 1). Its mean, printed below, says which sets are simpler than ID and which are more complex.
 """
 
 # %%
-sets = [P.id, *P.ood]
-loaded = [datasets.load(name, "test").drawn(10, P.seed) for name in sets if name not in datasets.NOT_SHOWN]
-shown = {s.label: s.pictures for s in loaded}
+loaded = [datasets.load(name, "test") for name in (P.id, *P.ood)]
+for s in loaded:
+    C = datasets.complexity_of(s.drawn(1000, P.seed).x).mean()
+    print(f"{s.label}: mean C = {C:.2f} bits/dim; {s.source}")
+
+# %%
+shown = {s.label: s.drawn(10, P.seed).pictures for s in loaded if s.name not in datasets.NOT_SHOWN}
 fig, axes = report.figure("tall", rows=len(shown), columns=10, height=0.85 * len(shown))
 report.draw_gallery(axes, shown)
 sheet.save_figure(fig, "start_data", "In-distribution images (first row) and OOD sets")
@@ -57,13 +61,14 @@ sheet.save_figure(fig, "start_data", "In-distribution images (first row) and OOD
 # %% [markdown]
 r"""
 ## The bias
-Left: a flow trained by maximum likelihood alone, eq. (2). A set to the right of the dashed line, the median of the images it was trained for, is *more* likely to this flow than those. Right: the same flow, trained with the outliers of the next section. Boxes are quartiles, whiskers 5 to 95 %; an arrow at the left edge: the set goes on there.
+Left: a flow trained by maximum likelihood alone, eq. (2). A set to the right of the dashed line, the median of the images it was trained for, is *more* likely to this flow than those. Right: the same flow, trained with the outliers of the next section. Boxes are quartiles, whiskers 5 to 95 %; an arrow at the left edge: the set goes on there. Here and in the table below stand all the sets that the flows were tested on, also those without a picture above.
 """
 
 # %%
 mle, corrected = (
     runs.run_or_load(grid.spec(P.profile, P.id, method=m, seed=P.seed)) for m in ("mle", "ccm_gaussian")
 )
+sets = [P.id, *mle.spec.ood]
 
 
 def draw(run, ax, title):
@@ -73,9 +78,9 @@ def draw(run, ax, title):
 
 
 # %%
-fig, axes = report.figure("wide", columns=2, height=2.8)
-draw(mle, axes[0], "maximum likelihood only")
-draw(corrected, axes[1], "with synthetic outliers (CCM+Gaussian)")
+fig, axes = report.figure("wide", columns=2, height=1.2 + 0.3 * len(sets), sharey=True)
+draw(mle, axes[0], "maximum likelihood")
+draw(corrected, axes[1], "CCM+Gaussian outliers")
 sheet.save_figure(
     fig, "start_bias_and_cure", "Log-likelihood of ID and OOD test images, before and after the correction"
 )
@@ -128,10 +133,17 @@ sheet.save_table(table, "start_auroc", "AUROC without and with the correction", 
 report.show_table(table, f"ID = {datasets.LABELS.get(P.id, P.id)}")
 
 # %%
-value = frame.pivot_table(index=["score", "ood"], columns="method", values="value", sort=False).loc["px"]
-for name, row in value.iterrows():
-    verdict = "misled" if row["MLE"] < 50 else "not misled"
-    print(f"{name}: maximum likelihood {row['MLE']:.0f} ({verdict}), corrected {row['CCM+Gaussian']:.0f}")
+value = frame.pivot_table(index=["score", "ood"], columns="method", values="value", sort=False)
+
+
+def judged(auroc):
+    return f"{auroc:.1f}" + (" (misled)" if auroc < 50 else "")
+
+
+for score, words in {"pz": "the paper's score, eq. (4)", "px": "the full density"}.items():
+    print(f"By {score}, {words}:")
+    for ood, row in value.loc[score].iterrows():
+        print(f"  {ood}: maximum likelihood {judged(row['MLE'])}, corrected {judged(row['CCM+Gaussian'])}")
 
 # %% [markdown]
 r"""
@@ -140,10 +152,10 @@ The paper's claims, each judged by what the runs of this profile measured; `05_s
 """
 
 # %%
-judged = claims.evaluate(P.profile)[["section", "sentence", "verdict"]]
-sheet.save_table(judged, "start_claims", "The paper's claims with the verdicts of this profile's runs")
-report.show_table(judged.set_index("section"), "Claims of the paper under this profile", "{}")
-print(judged.verdict.value_counts().to_dict())
+verdicts = claims.evaluate(P.profile)[["section", "sentence", "verdict"]]
+sheet.save_table(verdicts, "start_claims", "The paper's claims with the verdicts of this profile's runs")
+report.show_table(verdicts.set_index("section"), "Claims of the paper under this profile", "{}")
+print(verdicts.verdict.value_counts().to_dict())
 
 # %% [markdown]
 r"""
@@ -160,14 +172,14 @@ r"""
 ## Where things are
 | notebook | makes |
 |---|---|
-| `02_1_complexity_bias` | Definition 1, Tables 1 and 7, Fig. 5 |
+| `02_1_complexity_bias` | Definition 1, Tables 1, 7 and 9, Fig. 5 |
 | `02_2_synthetic_outliers` | section 2.2, Figs 7 and 8 |
 | `02_3_learning_objective` | eq. (2)–(3), Figs 1 and 2 |
 | `02_4_ood_scoring` | eq. (4)–(6), thresholds |
 | `03_1_benchmark_images` | Tables 2 and 3, Figs 3 and 4 |
 | `03_1_lipschitz` | Table 4, Hypothesis 1 in numbers |
 | `03_1_beyond` | neighbours' scores on the same flows, our own variant |
-| `03_2_high_dimensional`, `app_c_mvtec` | Tables 5, 8 and 10: FastFlow and CS-Flow |
+| `03_2_high_dimensional`, `app_c_mvtec` | Tables 5, 8 and 10, Fig. 9: FastFlow and CS-Flow |
 | `03_3_text` | Tables 6, 9 and 11 |
 | `04_your_own_flow` | diagnosis, correction and a detector for your data |
 | `app_d_blur_ablation` | Fig. 6 |
@@ -175,7 +187,7 @@ r"""
 | `05_scoreboard` | claim by claim, what was measured |
 | `train_one` | one row of the grid, for batch runs |
 
-Every notebook runs top to bottom as it is (`profile = "quick"`), takes parameters (`papermill notebooks/NAME.ipynb out.ipynb -p seed 1`, and `papermill --help-notebook` lists them), and prints what it could not do. `make reproduce` runs them all and binds the report.
+Every notebook runs top to bottom as it is (`profile = "quick"`), takes parameters (`papermill notebooks/NAME.ipynb out.ipynb -p seed 1`, and `papermill --help-notebook` lists them), and prints what it could not do. `make reproduce` runs them all and binds the report. Next: `02_1_complexity_bias`.
 """
 
 # %%

@@ -71,7 +71,7 @@ The paper leaves $\mathbf g$ and $k$ open and gives a radius of 1. Radius is the
 
 # %%
 report.show_source(outliers.gaussian_blur)
-report.show_source(outliers._blur_rows_pillow)
+report.show_source(outliers.blur_rows)
 
 # %% [markdown]
 r"""
@@ -82,8 +82,7 @@ r"""
 line = torch.zeros(1, 1, 33, 33, dtype=torch.uint8)
 line[..., 16] = 255  # a bright column: what comes out along a row is g along one axis
 through_pillow = outliers.gaussian_blur(line, P.blur_radius)[0, 0, 16] / 255
-one_pass = outliers._row_weights(33, P.blur_radius, torch.device("cpu"))
-g = torch.linalg.matrix_power(one_pass, 3)[16]
+g = torch.linalg.matrix_power(outliers.box_pass(33, P.blur_radius), 3)[16]
 i = torch.arange(33) - 16
 gauss = torch.exp(-0.5 * (i / P.blur_radius) ** 2)
 kernel = pd.DataFrame(
@@ -330,5 +329,5 @@ r"""
 - Blur is the step that aims at complexity, and its radius can be calibrated to the ID set instead of guessed; the table says what the augmentations do to it.
 - A small share of the outliers are nearly ID images; the paper does not exclude them, so they are counted, not removed.
 
-Not reproduced here: the text outliers of section 2.2.2 and Table 11, and Fig. 9 (chest X-rays), whose notebooks `03_3_text` and `03_2_high_dimensional` are still to come; in the quick profile Figs 7 and 8 show other images than the paper's. Next: `02_3_learning_objective`.
+Not reproduced here: the text outliers of section 2.2.2 and Table 11, and Fig. 9 (chest X-rays), which are made in `03_3_text` and `03_2_high_dimensional`; in the quick profile Figs 7 and 8 show other images than the paper's. Next: `02_3_learning_objective`.
 """

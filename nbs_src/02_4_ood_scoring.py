@@ -10,7 +10,7 @@
 r"""
 # 2.4 OOD scoring
 **Question.** How does a trained flow say "this does not belong here"?  **Answer.** A score, a threshold fitted apart from the model, and an honest interval around every rate.
-**Makes** the scores of eq. (4)–(6) on one trained pair of flows · **reads** two runs of `train_one` · **time** 10 s when they exist
+**Makes** the scores of eq. (4)–(6) on one trained flow · **reads** one run of `train_one` · **time** 10 s when it exists
 """
 
 # %% tags=["bootstrap"]
@@ -60,7 +60,7 @@ report.show_source(scores.score_nll_px)
 r"""
 > $$\mathcal S_{\mathrm{comp}}(\mathbf x) = \mathcal S_{\mathrm{nll}}(\mathbf x) - C(\mathbf x) \tag{5}$$
 
-$C$ is in bits per dimension. In total nats the first term would swamp it (the table below has the spreads), so both sides are taken per dimension: nats with `pz`, as the literal formula has it, bits with `px`, where the difference is a code length.
+$C$ is in bits per dimension. In total nats the first term would swamp it (the table below has the spreads), so both sides are taken per dimension: nats with `pz`, as the literal formula has it, bits with `px`, where the difference is one of two code lengths.
 """
 
 # %%
@@ -80,6 +80,7 @@ kinds = {
     "px_comp": "eq. (5) on px",
     "comp_only": "−C alone",
 }
+units = dict(zip(kinds, ("nats", "nats", "nats/dim − bits/dim", "bits/dim", "bits/dim")))
 fig, axes = report.figure("wide", columns=len(kinds))
 for ax, (kind, title) in zip(axes, kinds.items()):
     values = {
@@ -87,12 +88,25 @@ for ax, (kind, title) in zip(axes, kinds.items()):
         datasets.LABELS.get(P.ood, P.ood): ood_scores[kind],
     }
     colours = dict(zip(values, (report.colour_of(P.id), report.colour_of(P.ood))))
-    report.draw_histograms(ax, values, colours=colours, bins=40)
-    ax.set(title=f"{kind}: {title}", yticks=[], ylabel="")
-    ax.title.set_fontsize(7)
-    ax.tick_params(axis="x", labelsize=6)
-axes[0].legend(fontsize=6)
-sheet.save_figure(fig, "scores", f"Five scores of one flow on {P.id} and {P.ood}; right is more OOD")
+    # one image far out would squeeze all the others into a corner
+    report.draw_histograms(ax, values, colours=colours, bins=40, quantiles=(0.005, 0.995))
+    ax.set(yticks=[], ylabel="")
+    ax.set_title(f"{kind}: {title}", fontsize=8)
+    ax.set_xlabel(units[kind], fontsize=8)
+    ax.tick_params(axis="x", labelsize=7)
+    ax.locator_params(axis="x", nbins=4)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+sheet.save_figure(
+    fig,
+    "scores",
+    f"Five scores of one flow on {P.id} and {P.ood}; right is more OOD. "
+    "Each axis runs from the lower 0.5 % to the higher 99.5 % quantile of the two sets",
+)
+
+# %% [markdown]
+r"""
+`auroc` is the chance that an OOD image scores higher than an ID image; `aupr_out` and `aupr_in` are the average precision with OOD, or ID, as the class to be found. `fpr95_id95` is the share of OOD accepted where 95 % of ID are kept, `fpr95_ood95` the share of ID flagged where 95 % of OOD are caught: for these two, lower is better.
+"""
 
 # %%
 found = {k: metrics.evaluate(id_scores[k], ood_scores[k], rng=P.seed) for k in kinds}
@@ -117,10 +131,15 @@ r"""
 **Reading.** `comp_only` uses no flow. Where it is as good as a "+Complexity" score, that score owes its success to the complexity of this OOD set, not to the flow.
 
 ## A decision
-> $h(\mathbf x) = 1$ if $\mathcal S(\mathbf x) \ge \gamma$ … The threshold $\gamma$ can be selected for optimal F1-score or to ensure that a high proportion of ID samples (e.g., 95%) are correctly classified. (6)
+> The threshold $\gamma$ can be selected for optimal F1-score or to ensure that a high proportion of ID samples (e.g., 95%) are correctly classified.
 
-The first way needs ID data only. It is fitted on one half of the ID test images and judged on the other.
+$$h(\mathbf x) = \begin{cases}1 & \mathcal S(\mathbf x) \ge \gamma\\ 0 & \mathcal S(\mathbf x) < \gamma\end{cases} \tag{6}$$
+
+The second way needs ID data only; it is fitted on one half of the ID test images and judged on the other. The first, F1, has to see OOD samples.
 """
+
+# %%
+report.show_source(scores.Threshold.decide)
 
 # %%
 fit, judge = np.array_split(id_scores["px"], 2)
@@ -173,6 +192,6 @@ sheet.finish(runs=[run.spec.run_id])
 r"""
 ## Summary
 - Two likelihood scores share the paper's symbol; they can disagree on the same flow, so every table names which one it shows.
-- Eq. (5) needs a unit; with both sides per dimension it is a code length minus a code length, and is to be read beside −C alone.
+- Eq. (5) needs a unit. With $-\log p_{\mathcal X}$ and $C$ both in bits per dimension it is a code length minus a code length; with $p_{\mathcal Z}$, as printed, it is nats minus bits. Both are to be read beside −C alone.
 - A threshold is fitted on ID data, kept apart from the model, and judged on data it has not seen. Next: `03_1_benchmark_images`.
 """

@@ -207,5 +207,5 @@ r"""
 ## Summary
 - One flow, many scores: the table above says which of them survive on simple *and* on complex OOD.
 - No flow and no score was fitted on a test OOD set (the recipe of `flowood` was chosen in view of two, see above); gradient norms (on fewer images), `ratio` and the hinge are of the first seed, with intervals over test draws.
-- Not reproduced here: the neighbours' own flows and training lengths. Next: `app_d_blur_ablation`.
+- Not reproduced here: the neighbours' own flows and training lengths. Next: `03_2_high_dimensional`.
 """

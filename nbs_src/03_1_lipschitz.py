@@ -10,7 +10,7 @@
 r"""
 # 3.1 Lipschitz constants
 **Question.** Does outlier training raise the local Lipschitz constant, as the paper's reading of Hypothesis 1 expects?  **Answer.** The table below says so, for three things that "the gradient of the output" can mean.
-**Makes** Table 4 and a numeric check of Hypothesis 1 · **reads** the runs of `train_one` · **time** 40 s
+**Makes** Table 4 and a numeric check of Hypothesis 1 · **reads** the runs of `train_one` · **time** quick 40 s, sample about 25 min
 """
 
 # %% tags=["bootstrap"]
@@ -268,5 +268,5 @@ r"""
 ## Summary
 - "The Lipschitz constant" of the paper can be any of three numbers of different size; all three stand in the table, with their ratios.
 - Which side of the map follows complexity, and in which direction, is printed above for a flow trained without and with outliers.
-- Not reproduced here: the printed values of Table 4, which need the paper's data and 500 epochs. Next: `train_one`, for rows of your own.
+- Not reproduced here: the printed values of Table 4, which need the paper's data and 500 epochs. Next: `03_1_beyond`.
 """

@@ -333,5 +333,5 @@ r"""
 ## Summary
 - The rows of a model differ in one argument, the outliers; the table of differences says what each adds, with an interval over seeds where there are several.
 - A level belongs to its backbone, which stands in every caption; on an untrained backbone no level means anything.
-- Not reproduced here: cells marked "not run". They need the paper's pictures and backbones (`make reproduce PROFILE=paper`). Next: `app_c_mvtec`.
+- Not reproduced here: cells marked "not run". They need the paper's pictures and backbones (`make reproduce PROFILE=paper`). Next: `03_3_text`.
 """

@@ -421,5 +421,5 @@ r"""
 - The method carries over without a change in training: features instead of pixels, the same loop, objective and scores.
 - On features the hidden threshold of eq. (3) decides: log p of standardised features lies hundreds of nats below 0, where the literal penalty has no gradient. The variant rows move it to where ID data lie.
 - Mean pooling has a bias of its own: the longer a text, the nearer its vector to the mean, and the likelier. Outliers shorter than ID texts cannot correct that; outliers of two texts by turns push the other way, and a score that looks both ways finds some of the rest. Training acts on `px`, so look there.
-- Not reproduced here: rows of the paper's own encoder that say "not run" (ALBERT's weights come from a hub: `make reproduce PROFILE=paper`), and rows 1 and 2 of Table 11. Next: `app_d_blur_ablation`.
+- Not reproduced here: rows of the paper's own encoder that say "not run" (ALBERT's weights come from a hub: `make reproduce PROFILE=paper`), and rows 1 and 2 of Table 11. Next: `04_your_own_flow`.
 """

@@ -66,13 +66,15 @@ from flowood_core.flow import dequantise, image_flow
 from flowood_core.outliers import image as outliers
 
 P = params.check(globals(), notebook="04_your_own_flow")
-sheet = report.start("04_your_own_flow", P)
-print(sheet.label if P.id_folder is None else "your own images")
+data = "your own images" if P.id_folder else "embedded images, not the paper's"
+steps = f"{P.mle_steps} steps of maximum likelihood, {P.steps} of correction"
+sheet = report.start("04_your_own_flow", P, label=f"{P.profile} profile: {data}; {steps}")
+print(sheet.label)
 
 # %% [markdown]
 r"""
 ## The data
-In-distribution images are split: three quarters train, the rest is held out for the diagnosis and for the threshold. Duplicates between the two would flatter both, so they are counted.
+In-distribution images train the flow, or are held out for the diagnosis and for the threshold: of a folder a quarter is held out, and at least 20 images; the embedded set has its own split. Duplicates between the two would flatter both, so they are counted.
 """
 
 # %%
@@ -83,7 +85,8 @@ else:
     folder = Folder(P.id_folder, size=P.size)
     x = folder.tensor(P.limit)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(P.seed))
-    x_train, x_held = x[order[: 3 * len(x) // 4]], x[order[3 * len(x) // 4 :]]
+    n_held = max(len(x) // 4, 20)  # the diagnosis refuses fewer
+    x_train, x_held = x[order[n_held:]], x[order[:n_held]]
     print(folder.how)
 print(
     f"{len(x_train)} to train on, {len(x_held)} held out, {inputs.count_duplicates(x_train, x_held)} of those are doubles"
@@ -160,9 +163,11 @@ def show_blur(radius):
 play.play(show_blur, radius=[0.0, 0.5, 1.0, 2.0, 4.0])
 
 # %%
-x_out = correction.OUTLIERS[P.method](x_held[:10], x_held[10:20], rng=torch.Generator().manual_seed(P.seed))
+few = x_held[:10]
+# each image has the one before it as its partner
+x_out = correction.OUTLIERS[P.method](few, few.roll(1, 0), rng=torch.Generator().manual_seed(P.seed))
 fig, axes = report.figure("tall", rows=2, columns=10, height=1.7)
-report.draw_gallery(axes, {"ID": x_held[:10], P.method: x_out})
+report.draw_gallery(axes, {"ID": few, P.method: x_out})
 sheet.save_figure(fig, "your_outliers", f"ID images and the outliers made of them by {P.method}")
 
 # %% [markdown]
@@ -200,7 +205,7 @@ r"""
 **Reading.** What rises was simple and taken for ID; what falls paid for it. Where complexity alone does better than both, your OOD is that much simpler, and a flow is not needed to find it.
 
 ## The detector
-The threshold comes from held-out ID images, keeps 95 % of them, and stays apart from the model: `fit_threshold` moves it without training.
+The threshold comes from held-out ID images, keeps the share `keep` of them, and stays apart from the model: `fit_threshold` moves it without training.
 """
 
 # %%
@@ -280,5 +285,5 @@ r"""
 ## Summary
 - A flow's bias is measured inside your data before anything is changed, beside the baseline that needs no flow.
 - The correction needs ID data only; whether it helped is a table with intervals, not a promise. Sets that were *more complex* than ID may lose.
-- The saved detector is a folder of two files without pickles: `Detector.load(folder).predict(images)`.
+- The saved detector is a folder of two files without pickles: `Detector.load(folder).predict(images)`. Next: `app_c_mvtec`.
 """

@@ -131,5 +131,5 @@ r"""
 ## Summary
 - A category is a run like any other: `train_one` with `id` `mvtec_bottle` and the fields `model`, `backbone`, `image_size`, `epochs`.
 - The rows of magnetic tiles in `03_2` are real surface defects under their own name; they stand in no cell of Table 10.
-- Not reproduced here: cells marked "not run" (`make reproduce PROFILE=paper`, which fetches MVTec-AD and holds it to its sha256).
+- Not reproduced here: cells marked "not run" (`make reproduce PROFILE=paper`, which fetches MVTec-AD and holds it to its sha256). Next: `app_d_blur_ablation`.
 """

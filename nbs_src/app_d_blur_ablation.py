@@ -172,5 +172,5 @@ r"""
 ## Summary
 - A radius is a unit of this image size; the complexity it leaves, on the second axis, is what carries over to other data (`calibrate_blur` picks the radius for a wanted ratio).
 - Whether a moderate radius is best is printed above per OOD set and score, with intervals.
-- Not reproduced here: the paper's curve itself, of which only the picture is printed, without radii or numbers. Next: `03_1_lipschitz`.
+- Not reproduced here: the paper's curve itself, of which only the picture is printed, without radii or numbers. Next: `app_e_open_choices`.
 """

@@ -10,9 +10,10 @@
 r"""
 # One row of the grid
 
-**What it does.** Trains one flow, scores its test sets, and leaves a run folder: `metrics.json`, `history.csv`, `scores.npz`, `model.safetensors`. The table notebooks collect what it left.
+**What it does.** Trains one flow and scores its test sets. The table notebooks collect what it left.
+**Makes** a run folder: `metrics.json`, `history.csv`, `scores.npz`, `model.safetensors` · **reads** the images, or texts, of the row: embedded ones, or those prepared by `make data`
 **Run it** with papermill, by the id of a row (`-r run_id photo-mle-s0-…`) or by its fields (`-r id photo -r method ccm_gaussian -p seed 1`). A run that is done is read, a killed one continues from its checkpoint.
-**Time** 40 s in the quick profile on one core · hours for a row of the paper on a GPU.
+**Time** 40 s in the quick profile on one core · hours for a row of the paper on a GPU. **Next:** `03_1_benchmark_images`.
 """
 
 # %% tags=["bootstrap"]
@@ -63,8 +64,9 @@ fig, (left, right) = report.figure("wide", columns=2)
 left.plot(h["step"], h["bpd_id"], color=report.colour_of(spec.method))
 left.set(xlabel="step", ylabel="ID bits per dimension")
 right.plot(h["step"], h["log_px_id"], color=report.colour_of(spec.id), label="ID batch")
-right.plot(h["step"], h["log_px_out"], color="0.4", label="outliers of the batch")
-right.axhline(spec.tau, color="0.7", lw=0.8)
+if spec.method != "mle":  # maximum likelihood has neither outliers nor a threshold
+    right.plot(h["step"], h["log_px_out"], color="0.4", label="outliers of the batch")
+    right.axhline(spec.tau, color="0.4", lw=0.8, ls="--", label=rf"threshold $\tau$ of eq. (3): {spec.tau:g}")
 right.set(xlabel="step", ylabel=r"$\log p_{\mathcal{X}}$ [nats]")
 right.legend()
 fig

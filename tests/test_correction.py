@@ -65,6 +65,14 @@ def test_images_are_corrected_with_every_outlier_by_name(name):
     assert "nats on ID" in str(better.correction)
 
 
+def test_a_correction_says_how_the_determinant_was_checked():
+    assert "checked against autograd's Jacobian" in str(
+        correct(small(), X, objective="mle", **HOW).correction
+    )
+    f = flow.image_flow((3, 16, 16), squeeze=1, blocks=2, hidden=4)
+    assert "checked against an estimate" in str(correct(f, PICTURES, **HOW).correction)
+
+
 def test_in_place_means_in_place():
     f = small()
     assert correct(f, X, inplace=True, **HOW) is f

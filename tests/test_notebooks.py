@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from flowood_core import page, paths
+from flowood_core import datasets, page, paths
 
 ROOT = paths.repo_root()
 NAMES = sorted(p.stem for p in (ROOT / "nbs_src").glob("*.py"))
@@ -61,6 +62,22 @@ def test_no_cell_warns_or_names_a_folder_of_this_machine(executed, name):
             text = "".join(output.get("text", []))
             assert "Warning" not in text, text
             assert "site-packages" not in text, text
+
+
+def test_your_own_flow_runs_on_a_folder_of_sixty_images(tmp_path):
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for n, x in enumerate(datasets.load("photo", "train").x[:60]):
+        Image.fromarray(x.permute(1, 2, 0).contiguous().numpy()).save(folder / f"{n}.png")
+    out, outputs = tmp_path / "out.ipynb", tmp_path / "outputs"
+    command = [sys.executable, "-m", "papermill", "notebooks/04_your_own_flow.ipynb", str(out)]
+    done = subprocess.run(
+        [*command, "-k", "python3", "-p", "profile", "smoke", "-p", "id_folder", str(folder)],
+        cwd=ROOT, env=os.environ | {"FLOWOOD_OUTPUTS": str(outputs), "FLOWOOD_PROGRESS": "none"},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (outputs / "smoke" / "tables" / "scores.csv").exists()
 
 
 def test_the_report_binds_them_all(executed, monkeypatch):

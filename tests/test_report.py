@@ -54,6 +54,37 @@ def test_a_quick_figure_says_that_it_is_quick(sheet):
     assert any("quick" in text.get_text() for text in fig.texts)
 
 
+def test_a_notebook_may_say_what_its_figures_show_instead(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    params = SimpleNamespace(asdict=lambda: {"profile": "quick"})
+    sheet = report.start("demo", params, label="your own images")
+    first, second = figure(), figure()
+    sheet.save_figure(first, "fig_x")
+    sheet.save_figure(second, "fig_y", label="an exact curve")
+    assert [t.get_text() for t in first.texts] == ["your own images"]
+    assert [t.get_text() for t in second.texts] == ["an exact curve"]
+
+
+def test_an_image_far_out_does_not_squeeze_a_histogram():
+    rng = np.random.default_rng(0)
+    values = {"photo": np.append(rng.normal(size=1000), 1e4), "digits": rng.normal(3, 1, size=1000)}
+    fig, axes = report.figure(columns=2)
+    for ax, quantiles in zip(axes, ((0, 1), (0.005, 0.995)), strict=True):
+        report.draw_histograms(ax, values, colours=report.colours_of(values), quantiles=quantiles)
+    assert axes[0].get_xlim()[1] > 1e4 and axes[1].get_xlim()[1] < 10
+    report.plt.close(fig)
+
+
+def test_the_first_set_is_the_upper_box_also_where_panels_share_the_axis():
+    values = {"photo": np.arange(9.0), "digits": np.arange(9.0)}
+    fig, axes = report.figure(columns=2, sharey=True)
+    for ax in axes:
+        report.draw_boxes(ax, values)
+    bottom, top = axes[0].get_ylim()
+    assert top < bottom and list(axes[0].get_yticks()) == [1, 2]
+    report.plt.close(fig)
+
+
 def test_an_unknown_figure_size_lists_the_known_ones():
     with pytest.raises(ValueError, match="single, wide"):
         report.figure("huge")

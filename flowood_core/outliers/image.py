@@ -23,6 +23,8 @@ __all__ = [
     "METHODS",
     "METHOD_LABELS",
     "BlurCalibration",
+    "blur_rows",
+    "box_pass",
     "calibrate_blur",
     "ccm",
     "ccm_gaussian",
@@ -84,7 +86,7 @@ def gaussian_blur(x: Images, radius: float = 1.0, *, engine: str = "auto") -> Im
 
 
 def _engine(engine: str, device: torch.device) -> Callable[[Tensor, float], Tensor]:
-    engines = {"tensor": _blur_rows_tensor, "pillow": _blur_rows_pillow}
+    engines = {"tensor": _blur_rows_tensor, "pillow": blur_rows}
     if engine == "auto":
         engine = "tensor" if device.type == "cuda" else "pillow"
     if engine not in engines:
@@ -92,7 +94,8 @@ def _engine(engine: str, device: torch.device) -> Callable[[Tensor, float], Tens
     return engines[engine]
 
 
-def _blur_rows_pillow(rows: Rows, radius: float) -> Rows:
+def blur_rows(rows: Rows, radius: float) -> Rows:
+    """Pillow's blur along one axis: each row by itself, three box passes."""
     # the rows of all images form one tall picture: blurred along x alone, they do not touch
     tall = Image.fromarray(rows.contiguous().cpu().numpy())
     blurred = tall.filter(ImageFilter.GaussianBlur((radius, 0)))
@@ -100,7 +103,7 @@ def _blur_rows_pillow(rows: Rows, radius: float) -> Rows:
 
 
 def _blur_rows_tensor(rows: Rows, radius: float) -> Rows:
-    weights = _row_weights(rows.shape[1], radius, rows.device)
+    weights = box_pass(rows.shape[1], radius, rows.device)
     y = rows.to(torch.float64)
     for _ in range(3):
         y = (y @ weights).add_(0.5).floor_()  # exact: multiples of 2^-24 below 256 fit float64
@@ -108,8 +111,11 @@ def _blur_rows_tensor(rows: Rows, radius: float) -> Rows:
 
 
 @functools.lru_cache(maxsize=64)
-def _row_weights(size: int, radius: float, device: torch.device) -> Float[Tensor, "size size"]:
-    """One box pass as a matrix, ``row @ weights``: a band, with the repeated edge folded into its ends."""
+def box_pass(size: int, radius: float, device: torch.device | str = "cpu") -> Float[Tensor, "size size"]:
+    """One of the three box passes of Pillow's blur along an axis, as a matrix: ``row @ box_pass(size, radius)``.
+
+    A band of integers over 2^24, exact in float64, with the repeated edge folded into its ends.
+    """
     reach, inner, outer = _box_weights(radius)
     to = np.arange(size)
     box = (abs(to[:, None] - to) <= reach).astype(np.int64)
