@@ -10,7 +10,7 @@
 r"""
 # 3.1 Lipschitz constants
 **Question.** Does outlier training raise the local Lipschitz constant, as the paper's reading of Hypothesis 1 expects?  **Answer.** The table below says so, for three things that "the gradient of the output" can mean.
-**Makes** Table 4 and a numeric check of Hypothesis 1 · **reads** the runs of `train_one` · **time** quick 40 s, sample about 25 min
+**Makes** Table 4 and a numeric check of Hypothesis 1 · **reads** the runs of `train_one` · **time** quick 40 s, sample 18 min
 """
 
 # %% tags=["bootstrap"]
