@@ -138,10 +138,8 @@ class BiasReport:
         cells = cells.rename(columns={"auroc": "value", "auroc_low": "low", "auroc_high": "high"})
         report.draw_bias(right, cells, colours=colours, labels={ID: "yours"})
         right.set_ylabel("AUROC of $-\\log p_{\\mathcal{X}}$ [%]")
-        for ax in (left, right):  # below: points may lie anywhere
-            legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, fontsize=6)
-            for handle in legend.legend_handles:
-                handle.set_alpha(1)
+        for ax in (left, right):
+            report.legend_below(ax)
         if self.label:
             fig.suptitle(self.label, fontsize="medium")
         return fig

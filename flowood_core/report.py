@@ -47,6 +47,7 @@ __all__ = [
     "draw_score",
     "figure",
     "heat_over",
+    "legend_below",
     "second_axis",
     "show_figure",
     "show_source",
@@ -224,6 +225,13 @@ def colours_of(names: Iterable[str]) -> dict[str, str]:
     colours = {n: colour_of(n) for n in names if n in SET_COLOURS or n in METHOD_COLOURS}
     free = [c for c in (BLUE, SKY, YELLOW, BLACK, ORANGE, GREEN, PURPLE, RED) if c not in colours.values()]
     return {n: colours.get(n) or (free.pop(0) if free else "#777777") for n in names}
+
+
+def legend_below(ax: Axes, *, columns: int = 3, size: float = 6) -> None:
+    """The legend of one axis below it, where no point lies; its handles opaque, so that colours can be told apart."""
+    legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=columns, fontsize=size)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)
 
 
 def draw_gallery(axes: Sequence[Axes], rows: Mapping[str, Any]) -> None:

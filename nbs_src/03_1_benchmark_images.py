@@ -188,7 +188,7 @@ quantities = {
     "log_pz": r"$\log p_{\mathcal{Z}}(\mathbf{z})$ [nats]",
     "log_px": r"$\log p_{\mathcal{X}}(\mathbf{x})$ [nats]",
 }
-fig, axes = report.figure("tall", rows=2, columns=2)
+fig, axes = report.figure("tall", rows=2, columns=2, height=7.0)
 for row, (quantity, label) in zip(axes, quantities.items()):
     for ax, (title, run) in zip(row, pair.items()):
         a = {s: run.arrays[s] for s in chosen}
@@ -197,7 +197,7 @@ for row, (quantity, label) in zip(axes, quantities.items()):
             ax, points, labels=datasets.LABELS, quantity=label, n_shown=P.n_figure
         )
         ax.set_title(title)
-        ax.legend(fontsize=6, framealpha=1)
+        report.legend_below(ax, size=7)
 about = f"ID {labels.get(first_id, first_id)}, seed 0, without and with outlier training"
 sheet.save_figure(fig, "fig_3", f"Complexity C(x) against log-likelihood; {about}")
 
