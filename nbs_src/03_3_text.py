@@ -346,7 +346,7 @@ axes_of = {"n_tokens": "length [tokens]", "bits_per_byte": "complexity alone [bi
 colours = dict(
     zip([spec.id, *spec.ood], [report.BLUE, report.ORANGE, report.GREEN, report.PURPLE, report.RED])
 )
-fig, axes = report.figure("tall", rows=2, columns=2)
+fig, axes = report.figure("tall", rows=2, columns=2, height=7.0)
 for column, (title, run) in zip(axes.T, pair.items()):
     for ax, (quantity, label) in zip(column, axes_of.items()):
         sets = {
@@ -358,7 +358,10 @@ for column, (title, run) in zip(axes.T, pair.items()):
             ylabel=r"$\log p_{\mathcal{X}}$ [nats]",
             xscale="log",
         )
-        ax.legend(fontsize=6)
+        if quantity == "bits_per_byte":
+            ax.set_xticks([3, 5, 10, 20], ["3", "5", "10", "20"])
+            ax.minorticks_off()
+        report.legend_below(ax)
     column[0].set_title(title.replace(": ", ":\n"), fontsize=8)
 sheet.save_figure(
     fig,
