@@ -48,7 +48,7 @@ class FeatureFlow(nn.Module):
     """A density on the feature maps of images: x -> (z, ladj). What FastFlow and CS-Flow share.
 
     The backbone is no submodule: its frozen weights are neither trained nor stored with the flow's, but move to
-    the same device and precision. Before the density, CS-Flow's features are standardised per channel by constants
+    the same device and precision. Before the density, every element of CS-Flow's features is standardised by constants
     that `initialise` measures; they count as part of the backbone, so log p is a density of standardised features.
 
     Args:
@@ -145,27 +145,27 @@ class FeatureFlow(nn.Module):
     def _score(self, z: Maps) -> Tensor:
         raise NotImplementedError
 
-    @torch.no_grad()
     def initialise(self, x: Float[Tensor, "n 3 s s"], batch_size: int = 16) -> "FeatureFlow":
-        """Measure mean and sd of every channel on ID training images, by which features are standardised.
+        """Start from the mean and sd of every element on ID training images. Not published."""
+        raise NotImplementedError
 
-        Not published. The features of different networks and layers differ in scale by factors
-        of hundreds, and the couplings' first steps with them. A channel that never fires keeps its zeros.
-        """
-        n, sums, squares = 0, [0.0] * len(self.maps), [0.0] * len(self.maps)
+    @torch.no_grad()
+    def _moments(
+        self, x: Tensor, batch_size: int, maps_of: Callable[[Tensor], Maps]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Mean and sd of every element of each map over images; a part of the mean sd is added to each."""
+        sums, squares = [0.0] * len(self.maps), [0.0] * len(self.maps)
         for part in x.split(batch_size):
-            for k, m in enumerate(self.backbone(part)):
-                sums[k] = sums[k] + m.double().sum((0, 2, 3))
-                squares[k] = squares[k] + m.double().square().sum((0, 2, 3))
-            n += len(part)
-        for k, (_, h, w) in enumerate(self.maps):
-            mean = sums[k] / (n * h * w)
-            sd = (squares[k] / (n * h * w) - mean.square()).clamp_min(0).sqrt()
-            # a channel that fires once in a thousand pixels would dominate all others
-            sd = sd.clamp_min(max(0.1 * sd.mean().item(), 1e-6))
-            self.get_buffer(f"mean_{k}").copy_(mean.view(1, -1, 1, 1))
-            self.get_buffer(f"sd_{k}").copy_(sd.view(1, -1, 1, 1))
-        return self
+            for k, m in enumerate(maps_of(part)):
+                sums[k] = sums[k] + m.double().sum(0)
+                squares[k] = squares[k] + m.double().square().sum(0)
+        moments = []
+        for total, square in zip(sums, squares, strict=True):
+            mean = total / len(x)
+            sd = (square / len(x) - mean.square()).clamp_min(0).sqrt()
+            # an element that hardly ever fires would dominate all others
+            moments.append((mean, (sd + LEAST_SD * sd.mean()).clamp_min(1e-6)))
+        return moments
 
     def extra_repr(self) -> str:
         return (
@@ -274,17 +274,10 @@ class FastFlow(FeatureFlow):
         """Start the layer norm's scale and shift where every element has mean 0 and about unit variance on ID images.
 
         Not published: there they start at 1 and 0, and a training of a few hundred steps hardly moves them. The
-        layer norm standardises already, so channels are not standardised before it.
+        layer norm standardises already, so features are not standardised before it.
         """
-        sums, squares = [0.0] * len(self.maps), [0.0] * len(self.maps)
-        for part in x.split(batch_size):
-            for k, m in enumerate(self.normalised(self.features(part))):
-                sums[k] = sums[k] + m.double().sum(0)
-                squares[k] = squares[k] + m.double().square().sum(0)
-        for norm, total, square in zip(self.norms, sums, squares, strict=True):
-            mean = total / len(x)
-            sd = (square / len(x) - mean.square()).clamp_min(0).sqrt()
-            sd = sd + LEAST_SD * sd.mean()  # an element that hardly ever fires would dominate all others
+        moments = self._moments(x, batch_size, lambda part: self.normalised(self.features(part)))
+        for norm, (mean, sd) in zip(self.norms, moments, strict=True):
             norm.weight.copy_(1 / sd)
             norm.bias.copy_(-mean / sd)
         return self
@@ -413,6 +406,8 @@ class CrossScaleCoupling(nn.Module):
     def _log_scale(self, a: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         a = a.to(x.dtype)  # under bfloat16 autocast only the subnets are rounded
         s, t = a.chunk(2, 1)
+        if self.clamp == 0:
+            return torch.zeros_like(s), t
         return self.clamp * (2 / math.pi) * torch.atan(s / self.clamp), t
 
     def _couple(self, x: Maps, a: Maps) -> tuple[Maps, Tensor]:
@@ -435,7 +430,7 @@ class CSFlow(FeatureFlow):
         backbone: gives three maps with equal channels, each half as wide as the one before (a pyramid).
         hidden: width of the cross-scale subnets; 1024 published, with 304 channels of EfficientNet-B5.
         kernels: one per coupling block; (3, 3, 3, 5) published.
-        clamp: bound of the log-scales; 3 published.
+        clamp: bound of the log-scales; 3 published. At 0 the couplings are additive and the determinant is constant.
     Raises:
         ValueError: the maps are not three, unequal in channels, or do not halve.
     Source: paper section 3.2; the published configuration in DECISIONS.md A23 and A25.
@@ -453,6 +448,9 @@ class CSFlow(FeatureFlow):
     ):
         super().__init__(backbone, size)
         self._check_maps()
+        for k, shape in enumerate(self.maps):
+            self.register_buffer(f"mean_{k}", torch.zeros(1, *shape))
+            self.register_buffer(f"sd_{k}", torch.ones(1, *shape))
         c = self.maps[0][0]
         with _seeded(seed):
             rng = np.random.default_rng(seed)
@@ -478,6 +476,19 @@ class CSFlow(FeatureFlow):
     @property
     def blocks(self) -> list[nn.Module]:
         return list(self.couplings)
+
+    @torch.no_grad()
+    def initialise(self, x: Float[Tensor, "n 3 s s"], batch_size: int = 16) -> "CSFlow":
+        """Measure mean and sd of every element on ID training images, by which features are standardised.
+
+        Not published. The features of different networks and layers differ in scale by factors of hundreds, and
+        the couplings' first steps with them. Per element rather than per channel: a convolution does not know
+        where it is, and without the mean of the place bland images lie nearer to the mean than ID images do.
+        """
+        for k, (mean, sd) in enumerate(self._moments(x, batch_size, self.backbone)):
+            self.get_buffer(f"mean_{k}").copy_(mean)
+            self.get_buffer(f"sd_{k}").copy_(sd)
+        return self
 
     def transform(self, features: Maps) -> tuple[Maps, Tensor]:
         z, ladj = features, features[0].new_zeros(len(features[0]))
@@ -512,11 +523,13 @@ def fast_flow(
     return FastFlow(backbone, size, blocks=blocks, hidden_ratio=hidden_ratio, kernels=kernels, seed=seed)
 
 
-def cs_flow(backbone: Backbone, size: int, *, blocks: int = 4, hidden: int = 1024, seed: int = 0) -> CSFlow:
+def cs_flow(
+    backbone: Backbone, size: int, *, blocks: int = 4, hidden: int = 1024, clamp: float = 3.0, seed: int = 0
+) -> CSFlow:
     """CS-Flow as published: kernel 3 in all coupling blocks, 5 in the last."""
     if blocks < 1:
         raise ValueError(f"expected at least 1 coupling block, got {blocks}")
-    return CSFlow(backbone, size, hidden=hidden, kernels=(*[3] * (blocks - 1), 5), seed=seed)
+    return CSFlow(backbone, size, hidden=hidden, kernels=(*[3] * (blocks - 1), 5), clamp=clamp, seed=seed)
 
 
 # --- frozen outliers -----------------------------------------------------------------------------------------

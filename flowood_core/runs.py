@@ -142,6 +142,7 @@ class Spec(pydantic.BaseModel):
     backbone: str | None = None
     image_size: pydantic.PositiveInt | None = None
     hidden_ratio: pydantic.PositiveFloat = 1.0
+    clamp: pydantic.NonNegativeFloat = 3.0
     frozen_outliers: pydantic.NonNegativeInt = 0
     tau_from_start: bool = False
     blur_ratio: float | None = pydantic.Field(None, gt=0, lt=1)
@@ -172,6 +173,10 @@ class Spec(pydantic.BaseModel):
         if not on_maps and (self.frozen_outliers or self.tau_from_start or self.blur_ratio is not None):
             raise ValueError(
                 "expected frozen_outliers, tau_from_start and blur_ratio on feature maps only (fastflow, cs_flow)"
+            )
+        if self.clamp != 3.0 and self.model != "cs_flow":
+            raise ValueError(
+                f"expected clamp with the model cs_flow only, got {self.clamp:g} with {self.model}"
             )
         return self
 
@@ -366,7 +371,9 @@ def build_flow(spec: Spec, shape: tuple[int, ...]) -> Flow | feature_flows.Featu
             return feature_flows.fast_flow(
                 backbone, spec.image_size, hidden_ratio=spec.hidden_ratio, **shared
             )
-        return feature_flows.cs_flow(backbone, spec.image_size, hidden=spec.hidden, **shared)
+        return feature_flows.cs_flow(
+            backbone, spec.image_size, hidden=spec.hidden, clamp=spec.clamp, **shared
+        )
     if spec.encoder is not None:
         (d,) = shape
         return vector_flow(
