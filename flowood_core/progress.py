@@ -11,12 +11,14 @@ from tqdm.auto import tqdm
 __all__ = ["Progress", "is_watched", "track"]
 
 LINE_EVERY_S = 5.0
+LINE_AT_LEAST_EVERY_S = 300.0
 
 
 class Progress:
     """Counts steps of a task; `update(n, **facts)` shows them with the time left.
 
-    Under papermill and on pipes a redrawn bar would be lost, so a line is printed every five seconds.
+    Under papermill and on pipes a redrawn bar would be lost, so lines are printed: every five seconds at first, then
+    ever more rarely, so that the log of an hour is still a page, but at least every five minutes.
     `FLOWOOD_PROGRESS` = bar | lines | none overrides the choice.
     """
 
@@ -35,8 +37,12 @@ class Progress:
             self.bar.update(n)
             if facts:
                 self.bar.set_postfix({k: f"{v:.4g}" for k, v in facts.items()}, refresh=False)
-        elif self.mode == "lines" and time.monotonic() - self.last >= LINE_EVERY_S:
+        elif self.mode == "lines" and time.monotonic() - self.last >= self._pause():
             self._line(facts)
+
+    def _pause(self) -> float:
+        since = self.last - self.began
+        return min(max(LINE_EVERY_S, 0.2 * since), LINE_AT_LEAST_EVERY_S)
 
     def eta_s(self) -> float:
         """Seconds left at the pace so far; nan before the first step."""

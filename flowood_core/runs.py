@@ -236,17 +236,22 @@ class Run:
         """The trained flow, in eval mode on the CPU.
 
         Raises:
-            RunError: the weights are not here; those of large flows are not committed with their results.
+            RunError: the weights are not here (those of large flows are not committed with their results), or
+                another version of this package wrote them.
         """
         weights = self.folder / "model.safetensors"
+        again = (
+            "remove the folder and train it again:\n  papermill notebooks/train_one.ipynb out.ipynb "
+            f"-p profile {self.spec.profile} -r run_id {self.spec.run_id}"
+        )
         if not weights.is_file():
-            raise RunError(
-                f"expected the trained flow at {weights}, found its results only; remove the folder and train it "
-                f"again:\n  papermill notebooks/train_one.ipynb out.ipynb -p profile {self.spec.profile} "
-                f"-r run_id {self.spec.run_id}"
-            )
+            raise RunError(f"expected the trained flow at {weights}, found its results only; {again}")
         flow = build_flow(self.spec, tuple(self.metrics["shape"]))
-        load_model(flow, str(weights))
+        try:
+            load_model(flow, str(weights))
+        except RuntimeError as error:
+            problem = str(error).splitlines()[-1].strip()
+            raise RunError(f"{weights} does not fit the flow of this version: {problem}; {again}") from error
         return flow.eval()
 
 

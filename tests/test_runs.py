@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from kill_driver import spec
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from flowood_core import datasets, grid, params, runs, status, tables, together, train
 
@@ -333,6 +333,18 @@ def test_what_is_available_is_told_from_what_is_not(undisturbed, outputs, monkey
     assert [run.spec for run in found] == [spec()] and list(absent) == ["svhn"] and "svhn" in absent["svhn"]
     found, absent = runs.available([spec(), spec(seed=5)], train_missing=False)
     assert len(found) == 1 and list(absent) == [spec(seed=5).run_id]
+
+
+def test_weights_of_another_version_are_explained(undisturbed, outputs):
+    shutil.copytree(undisturbed.folder, spec().folder)
+    path = spec().folder / "model.safetensors"
+    held = load_file(path)
+    name = next(k for k in held if held[k].dim() == 4)
+    save_file(held | {name: held[name][:, :1].contiguous()}, path)
+    with pytest.raises(
+        runs.RunError, match=r"does not fit the flow of this version: size mismatch.*train it again"
+    ):
+        runs.run_or_load(spec()).flow()
 
 
 # --- several runs at once ------------------------------------------------------------------------------------
