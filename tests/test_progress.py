@@ -1,5 +1,6 @@
 """Laws of progress in a log: it is told often at first, rarely later, and never not at all."""
 
+import itertools
 import re
 
 import pytest
@@ -27,7 +28,7 @@ def test_the_log_of_a_long_task_stays_short(monkeypatch, capsys, seconds, most):
             task.update(1, loss=0.5)
             if capsys.readouterr().out:
                 told.append(clock.now)
-    pauses = [b - a for a, b in zip(told, told[1:])]
+    pauses = [b - a for a, b in itertools.pairwise(told)]
     assert len(pauses) <= most and (seconds < 5 or len(pauses) > 4)
     assert all(progress.LINE_EVERY_S <= p <= progress.LINE_AT_LEAST_EVERY_S + 1 for p in pauses)
 
