@@ -417,7 +417,7 @@ def test_none_is_silent(capsys):
 
 def test_lines_tell_label_share_loss_and_time(capsys, monkeypatch):
     monkeypatch.setenv("FLOWOOD_PROGRESS", "lines")
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "LINE_AT_LEAST_EVERY_S", 0.0)
     fit(plane_flow(), gaussian_points(), settings=Settings(steps=4), label="photo mle 0")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and lines[1].startswith("photo mle 0:  50% (2/4) loss ")
