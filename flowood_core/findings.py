@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flowood_core import choices, claims, paths, scoreboard, tables
+from flowood_core import choices, claims, grid, paths, runs, scoreboard, tables
 
 __all__ = ["Seeds", "facts", "main", "render"]
 
@@ -60,6 +60,7 @@ def facts(profile: str = PROFILE) -> dict[str, Any]:
                                  another ID set goes before: auroc["isun mle svhn"]
     px["mle svhn"]               by -log p(x); comp[...] eq. (5); alone["svhn"] -C without a flow
     text["minilm mle sst2"]      eq. (4), IMDb as ID, by encoder; its printed number is paper["mle sst2"]
+    gain["chest_xray_bad cs_flow ccm px"]  minus plain, by seed; level["chest_xray_bad fastflow mle"] published score
     claim["bias"]                the verdict; effect["bias"]["CIFAR-10"] its parts; count["holds"] how many
     choice["A7 svhn"]            AUROC points of an open choice (the k-th of a code: "A1.2 svhn"), choice_bpd["A7"]
     fig_2["circles centre"]      probability mass with outliers minus that without; "... moved": moved threshold
@@ -73,7 +74,9 @@ def facts(profile: str = PROFILE) -> dict[str, Any]:
     counts = {word: int((judged["verdict"] == word).sum()) for word in _WORDS}
     folder = paths.profile_dir(profile) / "tables"
     return {
-        **_seeds(_of_images(profile) | _of_choices(profile) | {"text": _of_texts(profile)}),
+        **_seeds(
+            _of_images(profile) | _of_choices(profile) | _of_maps(profile) | {"text": _of_texts(profile)}
+        ),
         "paper": _printed(),
         "claim": judged["verdict"].to_dict(),
         "effect": effects,
@@ -112,6 +115,23 @@ def _of_choices(profile: str) -> dict[str, Values]:
             for ood, values in one.groupby("ood", sort=False):
                 found["choice"][f"{name} {ood}"] = list(values["difference"])
             found["choice_bpd"][name] = list(one.drop_duplicates("seed")["bpd"])
+    return found
+
+
+def _of_maps(profile: str) -> dict[str, Values]:
+    found: dict[str, Values] = {"gain": {}, "level": {}}
+    for table in {"table_5", "table_5_additive"} & set(grid.tables(profile)):
+        done, _ = runs.available(grid.rows(profile, table), train_missing=False)
+        plain = {(r.spec.id, r.spec.model, r.spec.seed): r for r in done if r.spec.method == "mle"}
+        for run in sorted(done, key=lambda r: r.spec.seed):
+            spec, model = run.spec, "additive" if run.spec.clamp == 0 else run.spec.model
+            (ood,) = spec.ood
+            base = plain.get((spec.id, spec.model, spec.seed))
+            for score in ("published", "px") if base is not None else ():
+                after, before = (100 * r.metrics["ood"][ood][score]["auroc"][0] for r in (run, base))
+                found["gain"].setdefault(f"{ood} {model} {spec.method} {score}", []).append(after - before)
+            published = 100 * run.metrics["ood"][ood]["published"]["auroc"][0]
+            found["level"].setdefault(f"{ood} {model} {spec.method}", []).append(published)
     return found
 
 
