@@ -60,7 +60,8 @@ def facts(profile: str = PROFILE) -> dict[str, Any]:
                                  another ID set goes before: auroc["isun mle svhn"]
     px["mle svhn"]               by -log p(x); comp[...] eq. (5); alone["svhn"] -C without a flow
     text["minilm mle sst2"]      eq. (4), IMDb as ID, by encoder; its printed number is paper["mle sst2"]
-    gain["chest_xray_bad cs_flow ccm px"]  minus plain, by seed; level["chest_xray_bad fastflow mle"] published score
+    gain["chest_xray_bad cs_flow ccm px"]  minus plain, by seed; level["chest_xray_bad fastflow mle"] published score,
+                                 level["chest_xray_bad complexity"] -C without a flow
     claim["bias"]                the verdict; effect["bias"]["CIFAR-10"] its parts; count["holds"] how many
     choice["A7 svhn"]            AUROC points of an open choice (the k-th of a code: "A1.2 svhn"), choice_bpd["A7"]
     fig_2["circles centre"]      probability mass with outliers minus that without; "... moved": moved threshold
@@ -132,6 +133,7 @@ def _of_maps(profile: str) -> dict[str, Values]:
                 found["gain"].setdefault(f"{ood} {model} {spec.method} {score}", []).append(after - before)
             published = 100 * run.metrics["ood"][ood]["published"]["auroc"][0]
             found["level"].setdefault(f"{ood} {model} {spec.method}", []).append(published)
+            found["level"][f"{ood} complexity"] = [100 * run.metrics["ood"][ood]["comp_only"]["auroc"][0]]
     return found
 
 
