@@ -166,6 +166,13 @@ def _printed() -> dict[str, float]:
         for row in images.itertuples()
     }
     texts = tables.printed("table_6").query("metric == 'auroc'")
+    maps = tables.printed("table_5").query("metric == 'auroc'")
+    found |= {f"{row.dataset} {row.model} {row.method}": row.paper for row in maps.itertuples()}
+    found |= {f"complexity {row.set}": row.paper for row in tables.printed("table_9").itertuples()}
+    found |= {
+        f"{row.dataset} {row.model} {row.method} gain": row.printed_delta
+        for row in maps.dropna(subset=["printed_delta"]).itertuples()
+    }
     return found | {
         f"{'text' if row.outliers == 'with' else 'mle'} {row.ood}": row.paper for row in texts.itertuples()
     }
