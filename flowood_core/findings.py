@@ -121,11 +121,12 @@ def _of_choices(profile: str) -> dict[str, Values]:
 
 def _of_maps(profile: str) -> dict[str, Values]:
     found: dict[str, Values] = {"gain": {}, "level": {}}
-    for table in {"table_5", "table_5_additive"} & set(grid.tables(profile)):
+    suffixes = {"table_5": "", "table_5_additive": " additive", "table_5_256": " 256"}
+    for table in [t for t in suffixes if t in grid.tables(profile)]:
         done, _ = runs.available(grid.rows(profile, table), train_missing=False)
         plain = {(r.spec.id, r.spec.model, r.spec.seed): r for r in done if r.spec.method == "mle"}
         for run in sorted(done, key=lambda r: r.spec.seed):
-            spec, model = run.spec, "additive" if run.spec.clamp == 0 else run.spec.model
+            spec, model = run.spec, run.spec.model + suffixes[table]
             (ood,) = spec.ood
             base = plain.get((spec.id, spec.model, spec.seed))
             for score in ("published", "px") if base is not None else ():
@@ -133,7 +134,8 @@ def _of_maps(profile: str) -> dict[str, Values]:
                 found["gain"].setdefault(f"{ood} {model} {spec.method} {score}", []).append(after - before)
             published = 100 * run.metrics["ood"][ood]["published"]["auroc"][0]
             found["level"].setdefault(f"{ood} {model} {spec.method}", []).append(published)
-            found["level"][f"{ood} complexity"] = [100 * run.metrics["ood"][ood]["comp_only"]["auroc"][0]]
+            alone = 100 * run.metrics["ood"][ood]["comp_only"]["auroc"][0]
+            found["level"].setdefault(f"{ood} complexity{suffixes[table]}", [alone])
     return found
 
 
