@@ -183,7 +183,7 @@ r"""
 
 **256 pixels**, the paper's size: four times the features, and the threshold as far below the start per dimension as above.
 
-**Stored outliers**, K per image for the whole training and no dequantisation noise: the backbone runs 1 + K times per image, with fresh ones once per image and epoch. The last lines compare the two.
+**Stored outliers**, K per image for the whole training and no dequantisation noise: the backbone runs 1 + K times per image, with fresh ones once per image and epoch. The last lines compare the two. That Table 5 has the fresh ones, the paper's way, was decided when both had been seen.
 """
 
 # %%
