@@ -5,14 +5,13 @@
     python -m benchmarks.memory --device cuda --batches 32
 
 On a processor it is the highest the process came to hold less what it held before the step; on a GPU, what torch
-allocated at most. The backbones are the paper's, without weights: memory does not depend on them. Half of a batch is
-outliers, blurred afresh, and the backbone runs within the step, as in exact training.
+allocated at most. The backbones are the paper's, without weights, and the batches noise, half of them flagged as
+outliers: memory depends on neither. The backbone runs within the step, as where outliers are fresh.
 """
 
 import argparse
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +44,7 @@ def one_step(model: str, batch: int, device: str) -> dict[str, float]:
 def _held_mb(device: str) -> float:
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return runs.peak_memory_mb()
 
 
 def main(arguments: list[str]) -> int:
