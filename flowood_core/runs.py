@@ -66,6 +66,7 @@ __all__ = [
     "available",
     "build_flow",
     "device",
+    "peak_memory_mb",
     "provenance",
     "run_or_load",
     "run_together",
@@ -137,7 +138,7 @@ class Spec(pydantic.BaseModel):
     # feature maps (section 3.2): with a model other than pixels the flow stands on a frozen backbone, the sets are
     # folders of pictures, frozen_outliers > 0 trains on that many stored outliers per image (0: fresh ones, exact),
     # and tau counts from the mean log p of ID images under the untrained flow. blur_ratio replaces blur_radius by
-    # the radius that leaves this share of the complexity
+    # the radius that leaves this share of the complexity. clamp bounds CS-Flow's log-scales; at 0 it is additive
     model: Literal["pixels", "fastflow", "cs_flow"] = "pixels"
     backbone: str | None = None
     image_size: pydantic.PositiveInt | None = None
@@ -587,7 +588,7 @@ def _train(specs: Sequence[Spec], on: torch.device, micro_batch: int | None) -> 
             facts = {
                 "trained_together": len(group),
                 "seconds": seconds,
-                "peak_memory_mb": _peak_memory_mb(),
+                "peak_memory_mb": peak_memory_mb(),
                 "device": str(on),
                 "provenance": provenance(),
             }
@@ -904,7 +905,8 @@ def _csv(rows: list[dict[str, float]]) -> bytes:
     return out.getvalue().encode()
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
+    """MB that this process came to hold at most, on any system."""
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
