@@ -312,6 +312,9 @@ def available(specs: Iterable[Spec], *, train_missing: bool = True) -> tuple[lis
 
     Returns:
         The runs; and by ID set, or by run where only that is missing, the first line of why there is none.
+    Raises:
+        RunError: a run is to be trained and its folder cannot be written.
+        train.NonFinite: training diverged.
     """
     found: list[Run] = []
     absent: dict[str, str] = {}
