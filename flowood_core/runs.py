@@ -5,6 +5,7 @@ A run is a `Spec` with a stable id and a folder ``outputs/<profile>/runs/<id>/``
     spec.json          what was asked
     checkpoint.ckpt    where a killed run continues (and checkpoint.previous.ckpt behind it)
     model.safetensors  the trained flow, without pickles
+    epoch_0012.safetensors, epoch_0050...   the flow on its way, of long trainings (`KEPT_EPOCHS`)
     history.csv        what training measured
     scores.npz         log p_Z, log p_X and C(x) of every test image, and of some training images ("train")
                        and outliers made of them ("synthetic"), on which scores and thresholds are fitted; of
@@ -77,6 +78,12 @@ __all__ = [
 FORMAT = 1
 FEATURE_METHODS = ("mle", "gaussian", "ccm", "ccm_gaussian")
 CHECKPOINT_EVERY_S = 20.0
+KEPT_EPOCHS = (
+    12,
+    50,
+    100,
+    200,
+)  # of trainings longer than that; what a longer training buys can be read off them
 
 
 class RunError(RuntimeError):
@@ -534,7 +541,17 @@ class _Job:
             flow.initialise(dequantise(x[:512]) if x.dtype == torch.uint8 else x[:512])
         return cls(spec, data, flow, x, method, settings, state, facts)
 
+    def kept(self) -> dict[int, int]:
+        """Finished steps after which the weights are kept, and the epoch that ends there."""
+        spec, n = self.spec, len(self.x)
+        steps = {
+            train.Settings.epochs_to_steps(e, n, spec.batch_size): e for e in KEPT_EPOCHS if e < spec.epochs
+        }
+        return steps if spec.epochs > KEPT_EPOCHS[1] else {}
+
     def save(self, state: dict[str, Any]) -> None:
+        if epoch := self.kept().get(state["step"]):
+            _write(self.spec.folder / f"epoch_{epoch:04d}.safetensors", _weights(state["flow"]))
         _save_checkpoint(self.spec, state)
         last = state["history"][-1]
         write_json(
@@ -555,8 +572,7 @@ class _Job:
         _write(folder / "history.csv", _csv(history.rows))
         if isinstance(flow, feature_flows.OnBank):
             flow = flow.flow
-        weights = {name: tensor.cpu().contiguous() for name, tensor in flow.eval().state_dict().items()}
-        _write(folder / "model.safetensors", safetensors.torch.save(weights))
+        _write(folder / "model.safetensors", _weights(flow.eval().state_dict()))
         evaluate = _evaluate if spec.encoder is None else _evaluate_texts
         result = evaluate(spec, self.data, flow) | self.facts | {"n_parameters": flow.n_parameters}
         result |= {"steps": self.settings.steps, "micro_batch": self.settings.micro_batch} | facts
@@ -584,6 +600,8 @@ def _train(specs: Sequence[Spec], on: torch.device, micro_batch: int | None) -> 
             states=[job.state for job in group],
             on_checkpoint=lambda k, state, group=group: group[k].save(state),
             checkpoint_every_s=CHECKPOINT_EVERY_S,
+            checkpoint_at=group[0].kept(),
+            log_every=max(10, group[0].settings.steps // 2000),
             label=f"{first.id} {first.method} s{first.seed}" + f" + {len(group) - 1}" * (len(group) > 1),
         )
         for job, history in zip(group, histories, strict=True):
@@ -602,6 +620,7 @@ def _train(specs: Sequence[Spec], on: torch.device, micro_batch: int | None) -> 
 class _Data:
     train: datasets.ImageSet
     test: dict[str, datasets.ImageSet]
+    absent: list[str]
     pool: torch.Tensor | None
     pool_facts: list[dict[str, object]]
 
@@ -612,13 +631,18 @@ class _Data:
         if spec.mutation:
             rng = torch.Generator().manual_seed(spec.seed)
             x = dataclasses.replace(x, x=outliers.mutate(x.x, spec.mutation, rng=rng))
-        test = {name: load(name, "test").drawn(spec.n_test, 0) for name in (spec.id, *spec.ood)}
+        test, absent = {spec.id: load(spec.id, "test").drawn(spec.n_test, 0)}, []
+        for name in spec.ood:  # training does not depend on them: one that is not here is said to be absent
+            try:
+                test[name] = load(name, "test").drawn(spec.n_test, 0)
+            except datasets.MissingData:
+                absent.append(name)
         pool, facts = None, []
         if spec.method == "ro":
             sets = [datasets.load(name, "train") for name in spec.ro_pool]
             pool = datasets.mixed_pool(sets, round(spec.ro_share * len(x)), seed=spec.seed)
             facts = [s.facts() for s in sets]
-        return cls(x, test, pool, facts)
+        return cls(x, test, absent, pool, facts)
 
     def seen(self) -> dict[str, int]:
         """Per test set, how many images are byte for byte among those trained on, as ID or as real outliers."""
@@ -731,6 +755,7 @@ def _evaluate(spec: Spec, data: _Data, flow: Flow) -> dict[str, Any]:
             for name, a in arrays.items()
         },
         "test_images_seen_in_training": data.seen(),
+        "absent": data.absent,
         "data": [data.train.facts(), *[s.facts() for s in data.test.values()], *data.pool_facts],
     } | ({} if spec.blur_ratio is None else {"blur": _blur(spec.blur_ratio, data.train)})
 
@@ -880,6 +905,10 @@ def _load_checkpoint(spec: Spec, on: torch.device) -> dict[str, Any] | None:
             continue
         return loaded["state"]
     return None
+
+
+def _weights(state: dict[str, torch.Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
 
 
 def _write(path: Path, content: bytes) -> None:

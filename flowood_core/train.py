@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,7 @@ def fit(
     state: dict[str, Any] | None = None,
     on_checkpoint: Callable[[dict[str, Any]], None] | None = None,
     checkpoint_every_s: float = 30.0,
+    checkpoint_at: Collection[int] = (),
     log_every: int = 10,
     label: str = "training",
 ) -> History:
@@ -112,6 +113,7 @@ def fit(
         state: what `on_checkpoint` received, to continue a run.
         on_checkpoint: called with the full state every `checkpoint_every_s` seconds and at the end. Its tensors
             are those in training: write them to a file, or copy them, before returning.
+        checkpoint_at: numbers of finished steps after which `on_checkpoint` is called whatever the time.
         log_every: steps between rows of the history.
         label: shown with the progress.
     Returns:
@@ -128,6 +130,7 @@ def fit(
         states=[state],
         on_checkpoint=None if on_checkpoint is None else lambda _, state: on_checkpoint(state),
         checkpoint_every_s=checkpoint_every_s,
+        checkpoint_at=checkpoint_at,
         log_every=log_every,
         label=label,
     )
@@ -143,6 +146,7 @@ def fit_together(
     states: Sequence[dict[str, Any] | None] | None = None,
     on_checkpoint: Callable[[int, dict[str, Any]], None] | None = None,
     checkpoint_every_s: float = 30.0,
+    checkpoint_at: Collection[int] = (),
     log_every: int = 10,
     label: str = "training",
 ) -> list[History]:
@@ -154,7 +158,7 @@ def fit_together(
     Args:
         flows, outliers, settings, states: one a flow; the settings agree in steps and batch_size, the states in step.
         on_checkpoint: called with the number of the flow and its state.
-        x, checkpoint_every_s, log_every, label: as in `fit`.
+        x, checkpoint_every_s, checkpoint_at, log_every, label: as in `fit`.
     Returns:
         One history a flow.
     Raises:
@@ -193,6 +197,7 @@ def fit_together(
 
             logs = step % log_every == 0 or step == shared.steps - 1
             due = time.monotonic() - last_saved >= checkpoint_every_s or step == shared.steps - 1
+            due = due or step + 1 in checkpoint_at
             if logs or due or not on_gpu:  # a look at a value makes a GPU wait
                 for k, flow in enumerate(flows):
                     if take.is_broken(k):
