@@ -41,17 +41,17 @@ reproduce: .venv/.ok ## every table and figure of PROFILE, by EXECUTOR; ends wit
 	@echo "Report: $(REPORT)"
 
 train: .venv/.ok ## the missing runs of PROFILE alone, side by side on a GPU; TABLES="table_2 fig_6" picks some
-	@$(BIN)/python -m flowood_core.together $(PROFILE) $(if $(TABLES),--tables $(TABLES))
+	@$(BIN)/python -m flowood_core train $(PROFILE) $(if $(TABLES),--tables $(TABLES))
 
 status: .venv/.ok ## which runs of PROFILE are done, running or missing, and how long is left; also as a page
-	@$(BIN)/python -m flowood_core.page --status $(PROFILE)
+	@$(BIN)/python -m flowood_core status --page $(PROFILE)
 
 plan: .venv/.ok ## what `make reproduce` would do now, without doing it, and about how long it would take
 	@$(BIN)/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(EXECUTOR) --config profile=$(PROFILE) --dry-run --quiet all || true
-	@$(BIN)/python -m flowood_core.status $(PROFILE)
+	@$(BIN)/python -m flowood_core status $(PROFILE)
 
 data: .venv/.ok ## fetch and prepare SETS="cifar10 svhn"; without SETS, what is here and what it looks like
-	@$(BIN)/python -m flowood_core.prepare $(or $(SETS),--list)
+	@$(BIN)/python -m flowood_core data $(SETS)
 
 test: .venv/.ok ## all tests
 	@$(BIN)/python -m pytest -q
@@ -59,7 +59,7 @@ test: .venv/.ok ## all tests
 check: .venv/.ok ## lint, format, and notebooks against their sources
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest -q tests/test_pairing.py
+	@$(BIN)/python -m pytest -q tests/repository/test_pairing.py
 
 notebooks: .venv/.ok ## notebooks/*.ipynb anew from nbs_src/*.py (one way: the source wins)
 	@for source in nbs_src/*.py; do echo "$$source"; done
@@ -75,18 +75,18 @@ bench-gpu: .venv/.ok ## the same on a GPU, about 8 minutes; without make: python
 	@$(BIN)/python -m benchmarks.bench_gpu
 
 book: .venv/.ok ## claims, then the executed notebooks of PROFILE, as one static site with search, readable offline
-	@$(BIN)/python -m flowood_core.book $(PROFILE)
+	@$(BIN)/python -m flowood_core book $(PROFILE)
 
 badges: .venv/.ok ## stamp the address of the git remote into badges, bootstrap cells and pyproject.toml
-	@FLOWOOD_ROOT=$(CURDIR) $(BIN)/python -m flowood_core.badges
+	@FLOWOOD_ROOT=$(CURDIR) $(BIN)/python -m workflow.publish.badges
 	@$(MAKE) --no-print-directory notebooks
 
 cards: .venv/.ok ## models/ anew from the committed runs: detectors with their pages
-	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m flowood_core.cards
+	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m workflow.publish.model_cards
 
 readme: .venv/.ok ## README's result table and FINDINGS.md anew from the committed runs
-	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m flowood_core.scoreboard
-	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m flowood_core.findings
+	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m workflow.publish.results
+	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m workflow.publish.findings
 
 lock: .venv/.ok ## requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

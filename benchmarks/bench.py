@@ -30,23 +30,14 @@ import torch
 from PIL import Image
 
 from benchmarks import baselines
-from flowood_core import (
-    backbones,
-    complexity,
-    corpora,
-    datasets,
-    encoders,
-    engine,
-    feature_flows,
-    flow,
-    lipschitz,
-    paths,
-    runs,
-    train,
-)
+from flowood_core import complexity, datasets, flow, lipschitz, runs, train
+from flowood_core.datasets import corpora
+from flowood_core.engine import compiled
+from flowood_core.features import backbones, encoders, map_flows
 from flowood_core.outliers import image as outliers
 from flowood_core.outliers import text as text_outliers
-from flowood_core.progress import track
+from flowood_core.system import paths
+from flowood_core.system.progress import track
 
 HERE = Path(__file__).parent
 Ways = dict[str, Callable[[], int]]  # each does its work once and returns how many items it did
@@ -85,7 +76,7 @@ def training(squeeze: int, hidden: int, batch_size: int, steps: int) -> Ways:
     x = images(max(n, 2048))
     inn = baselines.freia_flow(squeeze, hidden)
     inn_compiled = baselines.freia_flow(squeeze, hidden)
-    compiled = torch.compile(lambda v: baselines.log_prob(inn_compiled, v))
+    compiled_freia = torch.compile(lambda v: baselines.log_prob(inn_compiled, v))
 
     def with_freia(compute, net) -> Callable[[], int]:
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
@@ -127,7 +118,7 @@ def training(squeeze: int, hidden: int, batch_size: int, steps: int) -> Ways:
     return {
         "FrEIA eager, data resident": with_freia(lambda v: baselines.log_prob(inn, v), inn),
         "FrEIA eager, PIL DataLoader": with_loader,
-        "torch.compile(FrEIA), data resident": with_freia(compiled, inn_compiled),
+        "torch.compile(FrEIA), data resident": with_freia(compiled_freia, inn_compiled),
         "flowood without the engine": with_ours(False, False, 16),
         "flowood, float32": with_ours(False, True),
         "flowood, bfloat16": with_ours(True, True),
@@ -214,7 +205,7 @@ def _() -> Ways:
     def batched(use_engine: bool) -> Callable[[], int]:
         def work() -> int:
             if use_engine:
-                with engine.fused():
+                with compiled.fused():
                     return sum(len(lipschitz.grad_logp(ours.log_prob, p)) for p in x.split(32))
             return sum(len(lipschitz.grad_logp(ours.log_prob, p)) for p in x.split(32))
 
@@ -267,11 +258,11 @@ def _() -> Ways:
         return epochs * len(x)
 
     def with_ours(frozen: bool, bf16: bool = False, kept: bool = True) -> Callable[[], int]:
-        ours = feature_flows.fast_flow(backbone, 128, hidden_ratio=0.16)
+        ours = map_flows.fast_flow(backbone, 128, hidden_ratio=0.16)
         using = dataclasses.replace(settings, bf16=bf16)
 
-        def store() -> feature_flows.FeatureBank:
-            return feature_flows.FeatureBank(ours, x, outliers.ccm_gaussian, stored)
+        def store() -> map_flows.FeatureBank:
+            return map_flows.FeatureBank(ours, x, outliers.ccm_gaussian, stored)
 
         before = store() if frozen and kept else None
 
@@ -280,7 +271,7 @@ def _() -> Ways:
                 train.fit(ours, x, outliers.ccm_gaussian, settings=using, log_every=using.steps)
                 return epochs * len(x)
             bank = before or store()
-            on_bank = feature_flows.OnBank(ours, bank)
+            on_bank = map_flows.OnBank(ours, bank)
             train.fit(on_bank, bank.indices(), bank.outliers, settings=using, log_every=using.steps)
             return epochs * len(x)
 
@@ -574,7 +565,7 @@ def main(arguments: list[str]) -> int:
     np.random.seed(0)
     load = os.getloadavg()[0]
     results = {"machine": machine(), "rounds": chosen.rounds, "date": time.strftime("%Y-%m-%d"), "load": load}
-    results |= {"engine": engine.status(), "platform": platform.platform(), "figures": {}, "left_out": {}}
+    results |= {"engine": compiled.status(), "platform": platform.platform(), "figures": {}, "left_out": {}}
     for name in names:
         try:
             results["figures"][name] = measure(name, chosen.rounds)

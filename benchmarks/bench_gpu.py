@@ -24,8 +24,10 @@ import torch
 from torch import nn
 
 from benchmarks import baselines, bench
-from flowood_core import engine, flow, lipschitz, runs, step, train
+from flowood_core import flow, lipschitz, runs, train
+from flowood_core.engine import compiled
 from flowood_core.outliers import image as outliers
+from flowood_core.train import step
 
 PAPER_STEPS = 500 * (50_000 // 128)  # 500 epochs of CIFAR-10 in batches of 128
 FIGURES: dict[str, tuple[str, str, Callable[[], bench.Ways]]] = {}
@@ -271,7 +273,7 @@ def main(arguments: list[str]) -> int:
     torch.manual_seed(0)
     np.random.seed(0)
     results = {"machine": bench.machine(), "rounds": chosen.rounds, "date": time.strftime("%Y-%m-%d")}
-    results |= {"load": os.getloadavg()[0], "engine": engine.status(), "small": chosen.small, "figures": {}}
+    results |= {"load": os.getloadavg()[0], "engine": compiled.status(), "small": chosen.small, "figures": {}}
     chosen.out.mkdir(parents=True, exist_ok=True)
     path = chosen.out / f"{'small-' * chosen.small}{results['machine']}-{chosen.device}.json"
     for name in names:

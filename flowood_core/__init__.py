@@ -1,15 +1,17 @@
-"""Correcting the bias of normalizing flows by synthetic outliers: the rooms that the notebooks use."""
+"""Correcting the bias of normalizing flows by synthetic outliers: the paper's method, and its use on any flow."""
 
 __version__ = "0.1.0"
 
-_OFFERED = {  # what a practitioner needs, by the room it is in; loaded when asked for, since a room may import torch
-    "BiasReport": "bias",
-    "Detector": "detector",
-    "Folder": "inputs",
-    "as_flow": "adapt",
-    "bias_report": "bias",
-    "check_flow": "adapt",
-    "correct": "correction",
+_OFFERED = {  # what a practitioner needs, and where it lies; loaded when asked for, since that may import torch
+    "BiasReport": "anyflow.bias",
+    "Detector": "anyflow.detector",
+    "Folder": "anyflow.inputs",
+    "PytorchOod": "anyflow.detector",
+    "TfidfSvd": "features.encoders",
+    "as_flow": "anyflow.adapt",
+    "bias_report": "anyflow.bias",
+    "check_flow": "anyflow.adapt",
+    "correct": "anyflow.correction",
 }
 
 

@@ -17,7 +17,8 @@ from FrEIA.modules import AllInOneBlock
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from flowood_core import engine, subnets
+from flowood_core import subnets
+from flowood_core.engine import compiled
 
 __all__ = ["Block", "Flow", "densities", "dequantise", "draw_permutations", "image_flow", "vector_flow"]
 
@@ -36,7 +37,7 @@ class Block(AllInOneBlock):
     def forward(
         self, x: tuple[Tensor, ...], c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
     ) -> tuple[tuple[Tensor], Tensor]:
-        done = None if rev or c else engine.block(self, x[0])
+        done = None if rev or c else compiled.block(self, x[0])
         if done is None:
             return super().forward(x, c, rev, jac)
         y, ladj = done
@@ -259,7 +260,7 @@ def densities(flow: Flow, x: Tensor, *, batch_size: int | None = None) -> tuple[
     """
     device = next(flow.parameters()).device
     parts = []
-    with engine.fused():
+    with compiled.fused():
         for part in x.split(batch_size or (64 if device.type == "cpu" else 1024)):
             part = part.to(device)
             part = dequantise(part) if part.dtype == torch.uint8 else part

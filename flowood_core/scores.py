@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flowood_core.files import write_atomically
+from flowood_core.system.files import write_atomically
 
 if TYPE_CHECKING:
     import torch

@@ -33,11 +33,14 @@ ood: Optional[list] = None  # None: the profile's OOD sets
 seed: int = 0
 
 # %%
-from flowood_core import claims, datasets, grid, objective, params, report, runs, tables
+from flowood_core.evidence import claims, tables
+from flowood_core import datasets, objective, runs
+from flowood_core.runs import grid
+from flowood_core.notebook import params, figures
 from flowood_core.outliers import image as outliers
 
 P = params.check(globals(), notebook="00_start_here")
-sheet = report.start("00_start_here", P)
+sheet = figures.start("00_start_here", P)
 print(sheet.label)
 
 # %% [markdown]
@@ -54,8 +57,8 @@ for s in loaded:
 
 # %%
 shown = {s.label: s.drawn(10, P.seed).pictures for s in loaded if s.name not in datasets.NOT_SHOWN}
-fig, axes = report.figure("tall", rows=len(shown), columns=10, height=0.85 * len(shown))
-report.draw_gallery(axes, shown)
+fig, axes = figures.figure("tall", rows=len(shown), columns=10, height=0.85 * len(shown))
+figures.draw_gallery(axes, shown)
 sheet.save_figure(fig, "start_data", "In-distribution images (first row) and OOD sets")
 
 # %% [markdown]
@@ -73,12 +76,12 @@ sets = [P.id, *mle.spec.ood]
 
 def draw(run, ax, title):
     values = {s: run.arrays[s]["log_px"] / 1000 for s in sets}
-    report.draw_boxes(ax, values, labels=datasets.LABELS)
+    figures.draw_boxes(ax, values, labels=datasets.LABELS)
     ax.set(xlabel=r"$\log p_{\mathcal{X}}(\mathbf{x})$ [1000 nats]", title=title)
 
 
 # %%
-fig, axes = report.figure("wide", columns=2, height=1.2 + 0.3 * len(sets), sharey=True)
+fig, axes = figures.figure("wide", columns=2, height=1.2 + 0.3 * len(sets), sharey=True)
 draw(mle, axes[0], "maximum likelihood")
 draw(corrected, axes[1], "CCM+Gaussian outliers")
 sheet.save_figure(
@@ -103,8 +106,8 @@ methods = {
     "MixUp": outliers.mixup(x, rng=rng),
     "Gaussian blur": outliers.gaussian_blur(x, 1.0),
 }
-fig, axes = report.figure("tall", rows=len(methods), columns=10, height=0.85 * len(methods))
-report.draw_gallery(axes, methods)
+fig, axes = figures.figure("tall", rows=len(methods), columns=10, height=0.85 * len(methods))
+figures.draw_gallery(axes, methods)
 sheet.save_figure(fig, "start_outliers", "Synthetic outliers made from ID images")
 
 # %% [markdown]
@@ -113,8 +116,8 @@ They enter the loss through eq. (3), $\mathcal L_{\mathrm{OOD}} = \log(1 + p_{\m
 """
 
 # %%
-report.show_source(objective.penalty)
-report.show_source(objective.loss_total)
+figures.show_source(objective.penalty)
+figures.show_source(objective.loss_total)
 
 # %% [markdown]
 r"""
@@ -130,7 +133,7 @@ frame = frame[(frame.score != "comp_only") | (frame.method == "mle")].replace(
 frame.loc[frame.score == "comp_only", "method"] = "complexity only"
 table = tables.wide(frame, ["score", "method"], ["ood"])
 sheet.save_table(table, "start_auroc", "AUROC without and with the correction", index=True)
-report.show_table(table, f"ID = {datasets.LABELS.get(P.id, P.id)}")
+figures.show_table(table, f"ID = {datasets.LABELS.get(P.id, P.id)}")
 
 # %%
 value = frame.pivot_table(index=["score", "ood"], columns="method", values="value", sort=False)
@@ -154,7 +157,7 @@ The paper's claims, each judged by what the runs of this profile measured; `05_s
 # %%
 verdicts = claims.evaluate(P.profile)[["section", "sentence", "verdict"]]
 sheet.save_table(verdicts, "start_claims", "The paper's claims with the verdicts of this profile's runs")
-report.show_table(verdicts.set_index("section"), "Claims of the paper under this profile", "{}")
+figures.show_table(verdicts.set_index("section"), "Claims of the paper under this profile", "{}")
 print(verdicts.verdict.value_counts().to_dict())
 
 # %% [markdown]

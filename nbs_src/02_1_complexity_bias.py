@@ -45,13 +45,17 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from flowood_core import complexity, datasets, grid, params, paths, report, runs, tables
+from flowood_core import complexity, datasets, runs
+from flowood_core.runs import grid
+from flowood_core.notebook import params, figures
+from flowood_core.system import paths
+from flowood_core.evidence import tables
 from flowood_core.complexity import image_complexity, jpeg2000_bytes, text_complexity
-from flowood_core.corpora import LABELS as CORPORA
+from flowood_core.datasets.corpora import LABELS as CORPORA
 from flowood_core.outliers.image import gaussian_blur
 
 P = params.check(globals(), notebook="02_1_complexity_bias")
-sheet = report.start("02_1_complexity_bias", P)
+sheet = figures.start("02_1_complexity_bias", P)
 x = datasets.load("photo", "test").drawn(P.n_check, P.seed).x
 print(f"{len(x)} photo crops to check the encoder on; {sheet.label}")
 
@@ -66,7 +70,7 @@ The paper compresses by JPEG2000 (section 3.1) and says no more. Table 7 says th
 """
 
 # %%
-report.show_source(image_complexity)
+figures.show_source(image_complexity)
 
 # %% [markdown]
 r"""
@@ -103,7 +107,7 @@ for part in complexity.PARTS:
 assert costs.loc["uniform noise (mean)", "container"] > 8
 about = "C in bits per dimension, by what is counted"
 sheet.save_table(costs.reset_index(names="images"), "complexity_parts", about)
-report.show_table(costs, about, "{:.3f}")
+figures.show_table(costs, about, "{:.3f}")
 
 # %%
 greys = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
@@ -191,7 +195,7 @@ digits = {"n": "{:.0f}", "difference": "{:+.3f}"}
 digits |= dict.fromkeys(["paper_mean", "paper_sd", "mean", "sd"], "{:.2f}")
 about = "Table 7: complexity of the image sets in bits per dimension, the paper's and ours"
 sheet.save_table(table_7, "table_7", about)
-report.show_table(table_7.replace({"set": label_of}).set_index("set"), about, digits)
+figures.show_table(table_7.replace({"set": label_of}).set_index("set"), about, digits)
 
 # %% [markdown]
 r"""
@@ -201,12 +205,12 @@ Sets that Table 7 does not have, such as those embedded in the quick profile:
 # %%
 others = measured[~measured.set.isin(printed.set)]
 sheet.save_table(others, "table_7_others", "Complexity of sets that are not in Table 7, bits per dimension")
-report.show_table(others.replace({"set": label_of}).set_index("set"), sheet.label, digits)
+figures.show_table(others.replace({"set": label_of}).set_index("set"), sheet.label, digits)
 
 # %%
 if C:
-    fig, ax = report.figure("wide")
-    report.draw_distributions(ax, {name: C[name] for name in measured.set}, labels=label_of)
+    fig, ax = figures.figure("wide")
+    figures.draw_distributions(ax, {name: C[name] for name in measured.set}, labels=label_of)
     ax.set_xlabel(r"complexity $C(\mathbf{x})$ [bits/dim]")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     sheet.save_figure(
@@ -244,7 +248,7 @@ The last words must be an erratum: a corpus would cost hundreds or thousands of 
 """
 
 # %%
-report.show_source(text_complexity)
+figures.show_source(text_complexity)
 
 # %% [markdown]
 r"""
@@ -281,7 +285,7 @@ for name, texts in prose.items():
 per_text = pd.DataFrame(rows).T
 sheet.save_table(per_text.reset_index(names="corpus"), "text_definitions", "Text complexity by definition")
 formats = {"texts": "{:.0f}", "bits per text (as printed)": "{:,.0f}"}
-report.show_table(per_text, "C(X) by definition", dict.fromkeys(per_text, "{:.3f}") | formats)
+figures.show_table(per_text, "C(X) by definition", dict.fromkeys(per_text, "{:.3f}") | formats)
 
 # %% [markdown]
 r"""
@@ -335,7 +339,7 @@ about = "Table 9: text complexity in bits per byte, the paper's and ours"
 sheet.save_table(table_9, "table_9", about)
 formats = dict.fromkeys(["paper", "ours"], "{:.2f}") | {"texts": "{:.0f}", "difference": "{:+.3f}"}
 names = CORPORA | {"imdb_synthesized": "synthesized IMDb"}
-report.show_table(table_9.replace({"set": names}).set_index("set"), about, formats)
+figures.show_table(table_9.replace({"set": names}).set_index("set"), about, formats)
 
 # %% [markdown]
 r"""
@@ -387,7 +391,7 @@ table_1 = tables.paper_vs_ours(tables.printed("table_1"), literal, ["id", "ood",
 about = "Table 1: AUROC of MLE flows by eq. (4) in percent, the paper's and ours"
 sheet.save_table(table_1, "table_1", about)
 shown = table_1.replace({"id": label_of, "ood": label_of}).set_index(["id", "ood"])
-report.show_table(shown, about, {"n_seeds": "{:.0f}"})
+figures.show_table(shown, about, {"n_seeds": "{:.0f}"})
 
 # %% [markdown]
 r"""
@@ -404,7 +408,7 @@ if trained:
     square = tables.wide(square, ["score", "id"], ["ood"]).reindex(index=lines, columns=trained)
     square = square.rename(label_of).rename(columns=label_of)
     sheet.save_table(square, "table_1_square", "AUROC of MLE flows, percent with 95 % interval", index=True)
-    report.show_table(square, f"AUROC in percent with 95 % interval; {sheet.label}")
+    figures.show_table(square, f"AUROC in percent with 95 % interval; {sheet.label}")
 else:
     print("not run")
 
@@ -419,13 +423,13 @@ panels = {"paper: Table 1 over Table 7": paper.assign(gap=paper.ood.map(C_7) - p
 for kind in ("pz", "px") if finished else ():
     cells = ours[ours.score == kind]
     panels[f"ours: {kinds[kind]}"] = cells.assign(gap=cells.ood.map(mean_C) - cells.id.map(mean_C))
-fig, axes = report.figure(
+fig, axes = figures.figure(
     "wide" if finished else "single", columns=len(panels), height=4.2, sharex=True, sharey=True, squeeze=False
 )
 ids = [id_ for cells in panels.values() for id_ in cells.id]
 entries = {}
 for ax, (title, cells) in zip(axes[0], panels.items()):
-    report.draw_bias(ax, cells, labels=label_of, ids=ids)
+    figures.draw_bias(ax, cells, labels=label_of, ids=ids)
     ax.set_title(title)
     entries |= dict(zip(*ax.get_legend_handles_labels()[::-1]))
 fig.legend(entries.values(), entries, loc="outside lower center", ncols=4, fontsize=7)

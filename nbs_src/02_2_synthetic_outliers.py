@@ -46,12 +46,13 @@ import pandas as pd
 import torch
 from PIL import Image, ImageFilter
 
-from flowood_core import datasets, params, report
+from flowood_core import datasets
+from flowood_core.notebook import params, figures
 from flowood_core.complexity import image_complexity
 from flowood_core.outliers import image as outliers
 
 P = params.check(globals(), notebook="02_2_synthetic_outliers")
-sheet = report.start("02_2_synthetic_outliers", P)
+sheet = figures.start("02_2_synthetic_outliers", P)
 x = datasets.load(P.id, "train").drawn(P.n_images, P.seed).x
 partner = x.roll(1, 0)  # another ID image for each
 C = image_complexity(x)
@@ -70,8 +71,8 @@ The paper leaves $\mathbf g$ and $k$ open and gives a radius of 1. Radius is the
 """
 
 # %%
-report.show_source(outliers.gaussian_blur)
-report.show_source(outliers.blur_rows)
+figures.show_source(outliers.gaussian_blur)
+figures.show_source(outliers.blur_rows)
 
 # %% [markdown]
 r"""
@@ -88,7 +89,7 @@ gauss = torch.exp(-0.5 * (i / P.blur_radius) ** 2)
 kernel = pd.DataFrame(
     {"Pillow, in bytes": through_pillow, "exact": g, "Gaussian": gauss / gauss.sum()}, index=i.numpy()
 )
-report.show_table(kernel[g.numpy() > 0].T, f"g along one axis, radius {P.blur_radius:g}", "{:.4f}")
+figures.show_table(kernel[g.numpy() > 0].T, f"g along one axis, radius {P.blur_radius:g}", "{:.4f}")
 print(f"k = {i[g > 0].max()}, standard deviation {(i**2 * g).sum().sqrt():.4f} pixels")
 
 # %% [markdown]
@@ -127,14 +128,14 @@ print(
 )
 
 # %%
-fig, (left, right) = report.figure("wide", columns=2)
-report.draw_complexity_vs_radius(left, P.radii, curve, colour=report.colour_of(P.id))
+fig, (left, right) = figures.figure("wide", columns=2)
+figures.draw_complexity_vs_radius(left, P.radii, curve, colour=figures.colour_of(P.id))
 left.axhline(P.target * C.mean(), color="0.5", ls=":", lw=1, label=f"{P.target:g} of the mean of ID")
 left.axvline(
     calibrated.radius, color="0.5", ls="--", lw=1, label=f"calibrated radius {calibrated.radius:.2f}"
 )
 left.legend()
-right.scatter(C, C_blurred, s=8, alpha=0.5, linewidths=0, color=report.colour_of(P.id))
+right.scatter(C, C_blurred, s=8, alpha=0.5, linewidths=0, color=figures.colour_of(P.id))
 ends = [C_blurred.min(), C.max()]
 right.plot(ends, ends, color="0.5", lw=1, label="no change")
 right.set(xlabel=r"$C(\mathbf{x})$ [bits/dim]", ylabel=rf"$C(\mathbf{{x}}')$ at radius {P.blur_radius:g}")
@@ -146,7 +147,7 @@ by_radius = pd.DataFrame({"radius": P.radii, "mean_C": [c.mean() for c in curve]
 by_radius["ratio"] = by_radius.mean_C / C.mean().item()
 sheet.save_table(by_radius, "complexity_vs_blur", "Mean complexity of blurred ID images by radius")
 shown = by_radius.set_index(by_radius.radius.map("{:g}".format))[["mean_C", "ratio"]]
-report.show_table(shown.T, "Mean C(x') by radius, and its ratio to that of ID", "{:.3f}")
+figures.show_table(shown.T, "Mean C(x') by radius, and its ratio to that of ID", "{:.3f}")
 
 # %% [markdown]
 r"""
@@ -163,9 +164,9 @@ CutPaste takes 2 to 15 % of the image with sides between 0.3 : 1 and 1 : 0.3, as
 """
 
 # %%
-report.show_source(outliers.cutpaste)
-report.show_source(outliers.cutmix)
-report.show_source(outliers.mixup)
+figures.show_source(outliers.cutpaste)
+figures.show_source(outliers.cutmix)
+figures.show_source(outliers.mixup)
 
 # %% [markdown]
 r"""
@@ -202,9 +203,9 @@ CCM is one of the three, each with probability 1/3. For the sentence above there
 """
 
 # %%
-report.show_source(outliers.ccm)
-report.show_source(outliers.ccm_gaussian)
-report.show_source(outliers.coins)
+figures.show_source(outliers.ccm)
+figures.show_source(outliers.ccm_gaussian)
+figures.show_source(outliers.coins)
 
 # %% [markdown]
 r"""
@@ -225,7 +226,7 @@ assert np.allclose(
 sheet.save_table(
     counts.reset_index(names="reading"), "outlier_cases", "Cases of CCM+Gaussian by reading, shares"
 )
-report.show_table(100 * counts, f"Cases of CCM+Gaussian by reading, percent of {n:,} draws", "{:.1f}")
+figures.show_table(100 * counts, f"Cases of CCM+Gaussian by reading, percent of {n:,} draws", "{:.1f}")
 
 # %%
 x_out = outliers.ccm_gaussian(x, partner, rng=rng, radius=P.blur_radius, alpha=P.alpha)
@@ -267,7 +268,7 @@ what["simpler than its image [%]"] = [100 * (C_out < C).double().mean().item() f
 sheet.save_table(
     what.reset_index(names="method"), "outlier_methods", "What each outlier method does to ID images"
 )
-report.show_table(
+figures.show_table(
     what,
     f"{len(x)} outliers per method; {sheet.label}",
     dict.fromkeys(what, "{:.1f}") | {"C(x') / C(x)": "{:.3f}"},
@@ -314,8 +315,8 @@ for name, set_ in zip(("fig_7", "fig_8"), P.galleries):
         print(f"{name}: not available here. {error}")
         continue
     rows = gallery_of(images.pictures)
-    fig, axes = report.figure("tall", rows=len(rows), columns=P.n_gallery)
-    report.draw_gallery(axes, rows)
+    fig, axes = figures.figure("tall", rows=len(rows), columns=P.n_gallery)
+    figures.draw_gallery(axes, rows)
     fig.suptitle(images.label, fontsize="medium")
     sheet.save_figure(fig, name, f"Fig. {name[4:]}: {images.label} and synthetic outliers made from them")
 

@@ -52,14 +52,15 @@ import pandas as pd
 import torch
 from sklearn.datasets import make_circles, make_moons
 
-from flowood_core import flow, objective, params, report, train
+from flowood_core import flow, objective, train
+from flowood_core.notebook import params, figures
 
 P = params.check(globals(), notebook="02_3_learning_objective")
 APPENDIX_A = {"epochs_moons": 1000, "epochs_circles": 5000, "hidden": 256, "batch_size": 128, "lr": 1e-3,
               "schedule": "constant", "data_init": False}  # fmt: skip
 unlike = [f"{name} {P.asdict()[name]}" for name, printed in APPENDIX_A.items() if P.asdict()[name] != printed]
 label = f"unlike Appendix A: {', '.join(unlike)}" if unlike else "trained as in Appendix A"
-sheet = report.start("02_3_learning_objective", P, label=f"{P.profile} profile, {label}")
+sheet = figures.start("02_3_learning_objective", P, label=f"{P.profile} profile, {label}")
 epochs = {"moons": P.epochs_moons, "circles": P.epochs_circles}
 rng = torch.Generator().manual_seed(P.seed)
 steps = {name: train.Settings.epochs_to_steps(e, P.n, P.batch_size) for name, e in epochs.items()}
@@ -74,8 +75,8 @@ $$\mathcal L_{\mathrm{ID}} = -\log p_{\mathcal X}(\mathbf x) = -\log p_{\mathcal
 """
 
 # %%
-report.show_source(flow.Flow.log_densities)
-report.show_source(objective.loss_id)
+figures.show_source(flow.Flow.log_densities)
+figures.show_source(objective.loss_id)
 
 # %% [markdown]
 r"""
@@ -108,8 +109,8 @@ The code carries two numbers more, $\tau$ and $T$; at their defaults 0 and 1 it 
 """
 
 # %%
-report.show_source(objective.loss_ood)
-report.show_source(objective.penalty)
+figures.show_source(objective.loss_ood)
+figures.show_source(objective.penalty)
 
 # %% [markdown]
 r"""
@@ -129,7 +130,7 @@ x_out = torch.randn(5, 2, generator=rng).requires_grad_()
 p = f.log_prob(x_out).detach().exp()[:, None]
 assert torch.allclose(of_softplus, p / (1 + p) * of_log_p, atol=1e-5)
 shown = pd.DataFrame([slope.tolist()], ["slope"], [f"{v:g}" for v in log_p.tolist()])
-report.show_table(shown, "Slope of softplus at log p [nats]", "{:.3g}")
+figures.show_table(shown, "Slope of softplus at log p [nats]", "{:.3g}")
 
 # %% [markdown]
 r"""
@@ -141,9 +142,9 @@ x = torch.linspace(-8, 8, 401)
 log_p = -0.5 * (x.square() + math.log(2 * math.pi))  # standard normal in one dimension
 loss = objective.penalty(log_p)
 assert 0 <= loss.min() < 1e-9 and torch.isclose(loss.max(), torch.log1p(log_p.max().exp()))
-fig, (before, after) = report.figure("wide", columns=2)
-before.plot(x, log_p, color=report.RED)
-after.plot(x, loss, color=report.BLUE)
+fig, (before, after) = figures.figure("wide", columns=2)
+before.plot(x, log_p, color=figures.RED)
+after.plot(x, loss, color=figures.BLUE)
 for ax, name in ((before, r"$\log p(x)$"), (after, r"$\log(1 + p(x))$")):
     ax.axhline(0, color="0.4", lw=0.8, ls="--")
     ax.set(xlabel="$x$", ylabel=f"{name} [nats]")
@@ -176,7 +177,7 @@ for s in (0.1, 1.0, 10.0):
     moved = objective.loss_ood(log_p, tau=-D * math.log(s)).item()
     rows[f"s = {s:g}"] = {"tau = 0": objective.loss_ood(log_p).item(), "tau = -D log s": moved}
 invariant = pd.DataFrame(rows).T
-report.show_table(invariant, "Loss of the same outliers in three units [nats]", "{:.4f}")
+figures.show_table(invariant, "Loss of the same outliers in three units [nats]", "{:.4f}")
 assert np.ptp(invariant["tau = -D log s"]) < 1e-5 and np.ptp(invariant["tau = 0"]) > 1
 
 # %% [markdown]
@@ -206,7 +207,7 @@ for name, (tau, temperature) in FAMILY.items():
 formats = dict.fromkeys(["tau", "T"], "{:,.0f}") | {"loss, 0 … 255": "{:,.1f}"}
 formats |= dict.fromkeys(["slope, 0 … 255", "slope, [0, 1]"], "{:.2g}")
 family = pd.DataFrame(rows, columns=["objective", *formats]).set_index("objective")
-report.show_table(family, f"log p = {log_p_255:,.0f} nats on 0 … 255, {log_p_01:+,.0f} on [0, 1]", formats)
+figures.show_table(family, f"log p = {log_p_255:,.0f} nats on 0 … 255, {log_p_01:+,.0f} on [0, 1]", formats)
 literal = family.loc["eq. (3)"]
 assert literal["loss, 0 … 255"] == literal["slope, 0 … 255"] == 0 and literal["slope, [0, 1]"] == 1
 
@@ -235,7 +236,7 @@ This works when the loss of a batch is one sum over its samples, divided by thei
 """
 
 # %%
-report.show_source(objective.loss_total)
+figures.show_source(objective.loss_total)
 
 # %%
 log_p = torch.randn(100_000, generator=rng)  # as if from a flow: the same distribution for both kinds
@@ -247,7 +248,7 @@ for q in (0.1, 0.5, 0.9):
     assert torch.isclose(as_one, (1 - q) * id_term + q * ood_term, atol=0.02)
     terms = {"L_ID": id_term, "L_OOD": ood_term, "sum / batch": as_one, "two means": id_term + ood_term}
     rows[f"{q:g}"] = {name: value.item() for name, value in terms.items()}
-report.show_table(pd.DataFrame(rows).T.rename_axis("outlier probability"), "Same log-densities", "{:.3f}")
+figures.show_table(pd.DataFrame(rows).T.rename_axis("outlier probability"), "Same log-densities", "{:.3f}")
 
 # %% [markdown]
 r"""
@@ -360,11 +361,11 @@ def draw(ax, name, how):
     """One panel: the density, some ID samples, and some outliers where training had them."""
     picture = log_p[name, how].reshape(grids[name][1], -1)
     out = None if how == "without" else crosses[name]
-    return report.draw_density(ax, picture, BOX[name], vmax=PEAK, id_points=dots[name], outliers=out)
+    return figures.draw_density(ax, picture, BOX[name], vmax=PEAK, id_points=dots[name], outliers=out)
 
 
 # %%
-fig, axes = report.figure("tall", rows=2, columns=2, height=7.6)
+fig, axes = figures.figure("tall", rows=2, columns=2, height=7.6)
 for row, name in zip(axes, OUTLIERS):
     for ax, how in zip(row, ("without", "with")):
         shown = draw(ax, name, how)
@@ -425,7 +426,7 @@ def say(table, before, after):
 
 
 table = pd.concat([measure(name) for name in OUTLIERS])
-report.show_table(table, "Fig. 2 in numbers", "{:.4f}")
+figures.show_table(table, "Fig. 2 in numbers", "{:.4f}")
 say(table, "without", "with")
 
 # %% [markdown]
@@ -455,7 +456,7 @@ print(f"mass in the box: {by_grid:.4f} by the grid, {by_samples:.4f} by samples"
 assert abs(by_grid - by_samples) < 0.02
 
 # %%
-fig, axes = report.figure("wide", columns=2, height=3.9)
+fig, axes = figures.figure("wide", columns=2, height=3.9)
 for ax, how, title in zip(axes, ("with", moved), ("eq. (3)", rf"$\tau = {P.tau_moved:g}$")):
     shown = draw(ax, name, how)
     ax.set_title(f"{name}, with OOD samples, {title}")
@@ -464,7 +465,7 @@ sheet.save_figure(fig, "fig_2_threshold", f"{name} of Fig. 2 with the threshold 
 
 # %%
 table = pd.concat([measure(name) for name in OUTLIERS])
-report.show_table(table, "Fig. 2 in numbers, with the threshold moved beside it", "{:.4f}")
+figures.show_table(table, "Fig. 2 in numbers, with the threshold moved beside it", "{:.4f}")
 sheet.save_table(
     table.reset_index(), "fig_2_regions", "Mass in the OOD regions and log p of held-out ID samples"
 )

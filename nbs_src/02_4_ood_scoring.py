@@ -37,10 +37,12 @@ keep: float = 0.95  # share of ID that the threshold has to keep
 import numpy as np
 import pandas as pd
 
-from flowood_core import datasets, grid, metrics, params, report, runs, scores
+from flowood_core import datasets, metrics, runs, scores
+from flowood_core.runs import grid
+from flowood_core.notebook import params, figures
 
 P = params.check(globals(), notebook="02_4_ood_scoring")
-sheet = report.start("02_4_ood_scoring", P)
+sheet = figures.start("02_4_ood_scoring", P)
 run = runs.run_or_load(grid.spec(P.profile, P.id, method=P.method, seed=P.seed))
 id_scores, ood_scores = run.scores(P.id), run.scores(P.ood)
 print(f"{run.spec.run_id}: {len(id_scores['pz'])} ID and {len(ood_scores['pz'])} OOD test images")
@@ -53,8 +55,8 @@ Eq. (4) leaves out the determinant that training (eq. 2) keeps. Both are here, u
 """
 
 # %%
-report.show_source(scores.score_nll)
-report.show_source(scores.score_nll_px)
+figures.show_source(scores.score_nll)
+figures.show_source(scores.score_nll_px)
 
 # %% [markdown]
 r"""
@@ -64,13 +66,13 @@ $C$ is in bits per dimension. In total nats the first term would swamp it (the t
 """
 
 # %%
-report.show_source(scores.score_comp)
+figures.show_source(scores.score_comp)
 spread = {
     "-log p_Z [nats]": id_scores["pz"].std(),
     "-log p_Z / d [nats/dim]": id_scores["pz"].std() / run.metrics["d"],
     "C [bits/dim]": id_scores["comp_only"].std(),
 }
-report.show_table(pd.DataFrame(spread, index=["sd over ID"]), "Why the unit of eq. (5) matters", "{:.3g}")
+figures.show_table(pd.DataFrame(spread, index=["sd over ID"]), "Why the unit of eq. (5) matters", "{:.3g}")
 
 # %%
 kinds = {
@@ -81,15 +83,15 @@ kinds = {
     "comp_only": "−C alone",
 }
 units = dict(zip(kinds, ("nats", "nats", "nats/dim − bits/dim", "bits/dim", "bits/dim")))
-fig, axes = report.figure("wide", columns=len(kinds))
+fig, axes = figures.figure("wide", columns=len(kinds))
 for ax, (kind, title) in zip(axes, kinds.items()):
     values = {
         datasets.LABELS.get(P.id, P.id): id_scores[kind],
         datasets.LABELS.get(P.ood, P.ood): ood_scores[kind],
     }
-    colours = dict(zip(values, (report.colour_of(P.id), report.colour_of(P.ood))))
+    colours = dict(zip(values, (figures.colour_of(P.id), figures.colour_of(P.ood))))
     # one image far out would squeeze all the others into a corner
-    report.draw_histograms(ax, values, colours=colours, bins=40, quantiles=(0.005, 0.995))
+    figures.draw_histograms(ax, values, colours=colours, bins=40, quantiles=(0.005, 0.995))
     ax.set(yticks=[], ylabel="")
     ax.set_title(f"{kind}: {title}", fontsize=8)
     ax.set_xlabel(units[kind], fontsize=8)
@@ -122,7 +124,7 @@ sheet.save_table(
     "metrics",
     "Metrics of five scores, percent with 95 % bootstrap interval",
 )
-report.show_table(
+figures.show_table(
     frame, f"{datasets.LABELS.get(P.ood, P.ood)} against {datasets.LABELS.get(P.id, P.id)}, percent", "{}"
 )
 
@@ -139,7 +141,7 @@ The second way needs ID data only; it is fitted on one half of the ID test image
 """
 
 # %%
-report.show_source(scores.Threshold.decide)
+figures.show_source(scores.Threshold.decide)
 
 # %%
 fit, judge = np.array_split(id_scores["px"], 2)
@@ -180,7 +182,7 @@ for n in sizes:
             "width": 100 * (e.high - e.low),
         }
     )
-report.show_table(
+figures.show_table(
     pd.DataFrame(widths).set_index("n per side"),
     "AUROC of eq. (4) and its 95 % interval by sample size, percent",
 )

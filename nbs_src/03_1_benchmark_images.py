@@ -34,11 +34,14 @@ n_figure: int = 300  # points per set in Figs 3 and 4
 # %%
 import pandas as pd
 
-from flowood_core import datasets, grid, metrics, params, report, runs, tables
+from flowood_core import datasets, metrics, runs
+from flowood_core.runs import grid
+from flowood_core.notebook import params, figures
+from flowood_core.evidence import tables
 from flowood_core.outliers.image import METHOD_LABELS
 
 P = params.check(globals(), notebook="03_1_benchmark_images")
-sheet = report.start("03_1_benchmark_images", P)
+sheet = figures.start("03_1_benchmark_images", P)
 finished = {s.run_id: runs.run_or_load(s) for t in P.tables_wanted for s in grid.rows(P.profile, t)}
 print(f"{len(finished)} runs; {sheet.label}")
 
@@ -61,7 +64,7 @@ keys = ["id", "method", "score", "ood", "metric"]
 ours = tables.over_seeds(collected, keys)
 sheet.save_table(ours, "benchmark_long", "Every metric of every row: percent, 95 % interval, number of seeds")
 n = collected.groupby("ood")[["n_id", "n_ood"]].first()
-report.show_table(n.rename(index=datasets.LABELS), "Test images", formats="{:.0f}")
+figures.show_table(n.rename(index=datasets.LABELS), "Test images", formats="{:.0f}")
 pools = {r.spec.id: r.spec.ro_pool for r in finished.values() if r.spec.method == "ro"}
 for id_, pool in pools.items():
     # a column that is also the pool is no unseen OOD for the row RO (A18)
@@ -80,13 +83,13 @@ auroc = ours.query("metric == 'auroc'").replace({"method": METHOD_LABELS, "ood":
 shown = auroc[auroc.score != "comp_only"]
 for id_, part in shown.groupby("id", sort=False):
     table = tables.wide(part, ["score", "method"], ["ood"])
-    report.show_table(table, f"AUROC in percent, ID = {labels.get(id_, id_)}")
+    figures.show_table(table, f"AUROC in percent, ID = {labels.get(id_, id_)}")
     sheet.save_table(table, f"auroc_{id_}", f"AUROC in percent, ID = {labels.get(id_, id_)}", index=True)
 
 # %%
 alone = auroc[(auroc.score == "comp_only") & (auroc.method == "MLE")].replace({"id": datasets.LABELS})
 table = tables.wide(alone, ["id"], ["ood"])
-report.show_table(
+figures.show_table(
     table, "AUROC of −C(x) alone, by ID set: what the +Complexity rows owe to the complexity term"
 )
 sheet.save_table(table, "auroc_complexity_only", "AUROC of -C(x) alone, no flow, by ID set", index=True)
@@ -100,7 +103,7 @@ r"""
 pivot = auroc[auroc.score.isin(["pz", "px"])].replace({"id": datasets.LABELS})
 pivot = pivot.pivot_table(index=["id", "ood", "score"], columns="method", values="value", sort=False)
 gain = (pivot["CCM+Gaussian"] - pivot["MLE"]).unstack("score")
-report.show_table(gain, "AUROC of CCM+Gaussian minus MLE, percent points", "{:+.1f}")
+figures.show_table(gain, "AUROC of CCM+Gaussian minus MLE, percent points", "{:+.1f}")
 sheet.save_table(gain.reset_index(), "auroc_gain", "AUROC of CCM+Gaussian minus MLE, percent points")
 worse = [f"{ood} for ID {id_} ({score}: {g:+.1f})" for (id_, ood, score), g in gain.stack().items() if g < 0]
 print("Outlier training lowers the AUROC of:", ", ".join(worse) or "none")
@@ -115,7 +118,7 @@ Two conventions share the name. The paper's threshold keeps 95 % of ID (section 
 fpr = ours[ours.metric.isin(["fpr95_id95", "fpr95_ood95"]) & ours.score.isin(["pz", "px"])]
 fpr = fpr.replace({"method": METHOD_LABELS, "ood": datasets.LABELS, "id": datasets.LABELS})
 table = tables.wide(fpr, ["id", "metric", "score", "method"], ["ood"])
-report.show_table(table, "FPR95 in percent, lower is better")
+figures.show_table(table, "FPR95 in percent, lower is better")
 sheet.save_table(table, "fpr95", "FPR95 in percent, both conventions", index=True)
 
 # %% [markdown]
@@ -139,7 +142,7 @@ for name in ("table_2", "table_3"):
             print(f"  ID {labels.get(id_, id_)}, {metric}: nothing was run")
             continue
         of = f"{title}, ID = {labels.get(id_, id_)}: {'AUROC' if metric == 'auroc' else 'FPR95 (lower is better)'} in percent"
-        report.show_table(tables.beside(part, ["score", "method"], "ood"), of)
+        figures.show_table(tables.beside(part, ["score", "method"], "ood"), of)
 
 # %% [markdown]
 r"""
@@ -188,16 +191,16 @@ quantities = {
     "log_pz": r"$\log p_{\mathcal{Z}}(\mathbf{z})$ [nats]",
     "log_px": r"$\log p_{\mathcal{X}}(\mathbf{x})$ [nats]",
 }
-fig, axes = report.figure("tall", rows=2, columns=2, height=7.0)
+fig, axes = figures.figure("tall", rows=2, columns=2, height=7.0)
 for row, (quantity, label) in zip(axes, quantities.items()):
     for ax, (title, run) in zip(row, pair.items()):
         a = {s: run.arrays[s] for s in chosen}
         points = {s: (v["complexity"], v[quantity]) for s, v in a.items()}
-        report.draw_complexity_vs_likelihood(
+        figures.draw_complexity_vs_likelihood(
             ax, points, labels=datasets.LABELS, quantity=label, n_shown=P.n_figure
         )
         ax.set_title(title)
-        report.legend_below(ax, size=7)
+        figures.legend_below(ax, size=7)
 about = f"ID {labels.get(first_id, first_id)}, seed 0, without and with outlier training"
 sheet.save_figure(fig, "fig_3", f"Complexity C(x) against log-likelihood; {about}")
 
@@ -213,7 +216,7 @@ bias = {
     for q in quantities
 }
 frame = pd.DataFrame(bias, index=["slope [nats per bit/dim]", "r", "r inside the sets"]).T
-report.show_table(frame, "Bias towards simple images: negative = simpler is likelier", "{:+.2f}")
+figures.show_table(frame, "Bias towards simple images: negative = simpler is likelier", "{:+.2f}")
 sheet.save_table(
     frame.reset_index(names=["sets", "training", "quantity"]),
     "fig_3_bias",
@@ -245,9 +248,9 @@ The paper shows $p_{\mathcal Z}$, which leaves out the determinant. The cost of 
 # %%
 from flowood_core import scores
 
-colours = dict(zip(pair, [report.METHOD_COLOURS["mle"], report.METHOD_COLOURS["ccm_gaussian"]]))
+colours = dict(zip(pair, [figures.METHOD_COLOURS["mle"], figures.METHOD_COLOURS["ccm_gaussian"]]))
 d = next(iter(pair.values())).metrics["d"]
-fig, (left, right) = report.figure("wide", columns=2)
+fig, (left, right) = figures.figure("wide", columns=2)
 for title, run in pair.items():
     values = run.arrays[first_id]["log_pz"][: P.n_figure]
     left.scatter(range(len(values)), values, s=5, alpha=0.6, linewidths=0, color=colours[title], label=title)
@@ -255,7 +258,7 @@ left.set(xlabel="ID test image", ylabel=quantities["log_pz"])
 left.legend(fontsize=7)
 bpd = {title: scores.bits_per_dim(run.arrays[first_id]["log_px"], d) for title, run in pair.items()}
 # a single image far out would squeeze all others
-report.draw_histograms(right, bpd, colours=colours, quantiles=(0.0, 0.995))
+figures.draw_histograms(right, bpd, colours=colours, quantiles=(0.0, 0.995))
 right.set_xlabel("ID test images: bits per dimension")
 right.legend(fontsize=7)
 sheet.save_figure(fig, "fig_4", f"Likelihood of ID test images: {about}; right up to the 99.5 % quantile")
@@ -276,7 +279,7 @@ cost = pd.DataFrame(
 )
 sheet.save_table(cost, "fig_4_id_cost", "What outlier training costs ID data")
 means = cost.replace({"id": datasets.LABELS}).groupby(["id", "method"], sort=False)
-report.show_table(
+figures.show_table(
     means[["ID test bits/dim", "mean log p_Z"]].mean().assign(seeds=means.size()),
     "ID test likelihood, mean over seeds; fewer bits per dimension is a better model",
     {"ID test bits/dim": "{:.2f}", "mean log p_Z": "{:.0f}", "seeds": "{}"},

@@ -34,14 +34,17 @@ n_gradient: int = 200  # images per set for the gradient norms, which cost a bac
 import pandas as pd
 import torch
 
-from flowood_core import datasets, grid, lipschitz, metrics, neighbours, params, report, runs, tables
+from flowood_core import datasets, lipschitz, metrics, neighbours, runs
+from flowood_core.runs import grid
+from flowood_core.notebook import params, figures
+from flowood_core.evidence import tables
 from flowood_core.flow import dequantise
 from flowood_core.outliers import simplify
 from flowood_core.outliers.image import METHOD_LABELS
 
 OUTLIERS = METHOD_LABELS | {"mle": "none", "ccm_simplify": "CCM+simplify"}
 P = params.check(globals(), notebook="03_1_beyond")
-sheet = report.start("03_1_beyond", P)
+sheet = figures.start("03_1_beyond", P)
 rows = {  # training: its runs, one per seed
     "MLE": [s for s in grid.rows(P.profile, "table_2") if s.method == "mle"],
     "CCM+Gaussian": [s for s in grid.rows(P.profile, "table_2") if s.method == "ccm_gaussian"],
@@ -77,10 +80,10 @@ Two trainings stand beside the paper's. *Hinge at the ID level* is what masks an
 """
 
 # %%
-report.show_source(simplify.simplify)
+figures.show_source(simplify.simplify)
 
 # %%
-report.show_source(neighbours.Fusion.fit)
+figures.show_source(neighbours.Fusion.fit)
 
 
 # %%
@@ -142,15 +145,15 @@ table = tables.wide(shown, ["training", "score"], ["ood"])
 means = shown.groupby(["training", "score"], sort=False)["value"].mean()
 table["mean"] = [f"{means[key]:.1f}" for key in table.index]
 label = datasets.LABELS.get(P.beyond_id, P.beyond_id)
-report.show_table(table, f"AUROC in percent, ID = {label}; higher is better")
+figures.show_table(table, f"AUROC in percent, ID = {label}; higher is better")
 sheet.save_table(
     table, "beyond_auroc", f"AUROC in percent of every score on every flow, ID = {label}", index=True
 )
 
 # %%
 grid_of = shown.groupby(["training", "score"], sort=False)["value"].mean().unstack("score")
-fig, ax = report.figure("wide", height=0.5 * len(grid_of) + 1.4)
-report.draw_heat(ax, grid_of, label="mean AUROC over the OOD sets [%]")
+fig, ax = figures.figure("wide", height=0.5 * len(grid_of) + 1.4)
+figures.draw_heat(ax, grid_of, label="mean AUROC over the OOD sets [%]")
 sheet.save_figure(fig, "beyond_means", "Mean AUROC over the OOD sets: trainings (rows) and scores (columns)")
 
 # %% [markdown]
@@ -173,7 +176,7 @@ print(f"mean over the sets: best {' / '.join(means.idxmax())} {means.max():.1f};
 names = ["log p_Z", "log p_X", "C"]
 weights = pd.DataFrame(weights, columns=["training", "seed", *names])
 sheet.save_table(weights, "beyond_fusion", "Weights of the fusion, after scaling each quantity on ID")
-report.show_table(
+figures.show_table(
     weights.set_index("training"),
     "What the fusion learned: negative = low values speak for OOD",
     {"seed": "{}"} | dict.fromkeys(names, "{:+.2f}"),
@@ -192,7 +195,7 @@ cost = pd.DataFrame(
     columns=["training", "outliers", "seed", "parameters", "ID bits/dim", "minutes"],
 )  # fmt: skip
 sheet.save_table(cost, "beyond_cost", "Outliers, parameters, ID bits per dimension and minutes of training")
-report.show_table(
+figures.show_table(
     cost.set_index("training"),
     "Cost of each training",
     {"outliers": "{}", "seed": "{}", "parameters": "{:,}", "ID bits/dim": "{:.2f}", "minutes": "{:.1f}"},

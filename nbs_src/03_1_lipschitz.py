@@ -36,12 +36,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from flowood_core import datasets, engine, grid, lipschitz, params, report, runs, tables
+from flowood_core import datasets, lipschitz, runs
+from flowood_core.engine import compiled
+from flowood_core.runs import grid
+from flowood_core.notebook import params, figures
+from flowood_core.evidence import tables
 from flowood_core.flow import dequantise
 from flowood_core.outliers.image import METHOD_LABELS
 
 P = params.check(globals(), notebook="03_1_lipschitz")
-sheet = report.start("03_1_lipschitz", P)
+sheet = figures.start("03_1_lipschitz", P)
 finished = [runs.run_or_load(s) for s in grid.rows(P.profile, "table_4")]
 print(f"{len(finished)} runs; {sheet.label}")
 
@@ -59,7 +63,7 @@ The output $f(\mathbf x) = \mathbf z$ is a vector, so its gradient is a matrix, 
 """
 
 # %%
-report.show_source(lipschitz.spectral)
+figures.show_source(lipschitz.spectral)
 
 # %% [markdown]
 r"""
@@ -90,7 +94,7 @@ def norms(run, n, n_spectral):
         return flow(v)[0]
 
     few = x[:n_spectral].split(32)
-    with engine.fused():  # compiled blocks; they have first derivatives only, which these two need
+    with compiled.fused():  # compiled blocks; they have first derivatives only, which these two need
         first = {
             "grad_sum_z": torch.cat([lipschitz.grad_sum_z(z, p) for p in pieces]),
             "grad_logp": torch.cat([lipschitz.grad_logp(flow.log_prob, p) for p in pieces]),
@@ -125,7 +129,7 @@ sheet.save_table(
 table = frame.pivot_table(
     index=["id", "quantity"], columns="method", values=["max", "median", "q95"], sort=False
 )
-report.show_table(
+figures.show_table(
     table.rename(index=datasets.LABELS),
     f"Norms over ID samples ({P.n_samples} for gradients, {P.n_spectral} for spectra), mean over seeds",
     "{:.4g}",
@@ -134,7 +138,7 @@ report.show_table(
 # %%
 ratio = table.xs("CCM+Gaussian", axis=1, level=1) / table.xs("MLE", axis=1, level=1)
 sheet.save_table(ratio, "lipschitz_ratio", "With outliers divided by without", index=True)
-report.show_table(
+figures.show_table(
     ratio.rename(index=datasets.LABELS),
     "With outliers divided by without: above 1, outlier training raised it",
     "{:.2f}",
@@ -171,7 +175,7 @@ table_4 = pd.DataFrame(rows, columns=["id", "reading", "without", "with", "ratio
 sheet.save_table(
     table_4, "table_4", "Table 4 as printed, and our three readings of it: maxima and their ratio"
 )
-report.show_table(
+figures.show_table(
     table_4.replace({"id": datasets.LABELS}).set_index(["id", "reading"]),
     "Table 4: the largest norm without and with outliers",
     {"without": "{:.4g}", "with": "{:.4g}", "ratio": "{:.2f}", "by seed": "{}", "verdict": "{}"},
@@ -179,8 +183,8 @@ report.show_table(
 
 # %%
 ids = list(dict.fromkeys(r.spec.id for r in finished))
-colours = {METHOD_LABELS[m]: c for m, c in report.METHOD_COLOURS.items()}
-fig, axes = report.figure("wide", rows=len(ids), columns=3, height=2.6 * len(ids), squeeze=False)
+colours = {METHOD_LABELS[m]: c for m, c in figures.METHOD_COLOURS.items()}
+fig, axes = figures.figure("wide", rows=len(ids), columns=3, height=2.6 * len(ids), squeeze=False)
 for line, id_ in zip(axes, ids):
     for ax, quantity in zip(line, READINGS):
         values = {}
@@ -190,7 +194,7 @@ for line, id_ in zip(axes, ids):
                     np.log10(v[quantity].numpy())
                 )
         values = {method: np.concatenate(v) for method, v in values.items()}  # all seeds
-        report.draw_histograms(ax, values, colours=colours, bins=30)
+        figures.draw_histograms(ax, values, colours=colours, bins=30)
         ax.set(title=f"{datasets.LABELS.get(id_, id_)}: {quantity}", xlabel=r"$\log_{10}$ of the norm")
 axes[0, 0].legend(fontsize=7)
 sheet.save_figure(fig, "table_4_distributions", "Distribution of the three norms over ID samples")
@@ -222,7 +226,7 @@ first = [r for r in finished if r.spec.id == ids[0] and r.spec.seed == finished[
 hypothesis = {METHOD_LABELS[r.spec.method]: against_complexity(r, P.n_spectral // 2) for r in first}
 
 # %%
-fig, axes = report.figure("tall", rows=2, columns=len(hypothesis))
+fig, axes = figures.figure("tall", rows=2, columns=len(hypothesis))
 for column, (method, values) in zip(axes.T, hypothesis.items()):
     for ax, side, meaning in zip(
         column, ("f", "inverse of f"), (r"$\sigma_{\max}(J_f)$", r"$1/\sigma_{\min}(J_f)$")
@@ -234,7 +238,7 @@ for column, (method, values) in zip(axes.T, hypothesis.items()):
                 s=8,
                 alpha=0.6,
                 linewidths=0,
-                color=report.colour_of(name),
+                color=figures.colour_of(name),
                 label=datasets.LABELS.get(name, name),
             )
         ax.set(yscale="log", xlabel=r"complexity $C(\mathbf{x})$ [bits/dim]", ylabel=meaning, title=method)

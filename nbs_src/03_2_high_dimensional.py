@@ -37,13 +37,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from flowood_core import datasets, feature_flows, grid, highdim, params, report, runs, tables
+from flowood_core import datasets, runs
+from flowood_core.features import map_flows
+from flowood_core.runs import grid
+from flowood_core.datasets import highdim
+from flowood_core.notebook import params, figures
+from flowood_core.evidence import tables
 from flowood_core.complexity import image_complexity
 from flowood_core.flow import dequantise
 from flowood_core.outliers import image as outliers
 
 P = params.check(globals(), notebook="03_2_high_dimensional")
-sheet = report.start("03_2_high_dimensional", P)
+sheet = figures.start("03_2_high_dimensional", P)
 VARIANTS = {
     "table_5_additive": "CS-Flow, additive",
     "table_5_256": "FastFlow at 256 pixels",
@@ -59,7 +64,7 @@ for name in absent:
 if not finished:
     raise datasets.MissingData("expected a set of Table 5, found none; data/README.md says how to supply one")
 
-MODELS = feature_flows.LABELS
+MODELS = map_flows.LABELS
 METHODS = {"mle": "plain", "gaussian": "+ Gaussian", "ccm": "+ CCM", "ccm_gaussian": "+ CCM + Gaussian"}
 backbones = {r.spec.model: r.metrics["backbone"]["label"] for r in finished}
 for model, label in backbones.items():
@@ -85,7 +90,7 @@ Three things the paper leaves open decide what is trained.
 """
 
 # %%
-report.show_source(feature_flows.FeatureFlow.log_densities_of_features)
+figures.show_source(map_flows.FeatureFlow.log_densities_of_features)
 
 # %% [markdown]
 r"""
@@ -107,7 +112,7 @@ names = {
 }
 auroc = ours.query("metric == 'auroc'")
 shown = tables.wide(auroc[auroc.score == "published"].replace(names), ["model", "method"], ["ood"])
-report.show_table(
+figures.show_table(
     shown,
     f"AUROC in percent, published scores. {'; '.join(f'{MODELS[m]}: {b}' for m, b in backbones.items())}",
 )
@@ -115,7 +120,7 @@ sheet.save_table(shown, "table_5_ours", "AUROC by model and outliers, published 
 
 # %%
 others = auroc[auroc.score.isin(["px", "pz"])].replace(names)
-report.show_table(
+figures.show_table(
     tables.wide(others, ["score", "model", "method"], ["ood"]),
     "AUROC in percent of the densities on the same runs: pz is eq. (4), px has the determinant",
 )
@@ -124,7 +129,7 @@ alone = (
     .drop_duplicates(["id", "ood"])
     .replace(names)
 )
-report.show_table(
+figures.show_table(
     tables.wide(alone.assign(detector="-C(x) alone, no network"), ["detector"], ["ood"]),
     "AUROC of complexity alone",
 )
@@ -142,7 +147,7 @@ trained_on = collected[(collected.metric == "auroc") & collected.score.isin(["pu
 deltas = tables.over_base(trained_on, ["score", "ood", "model"])
 deltas = deltas.sort_values("score", ascending=True, kind="stable")
 sheet.save_table(deltas, "table_5_deltas", "AUROC with outliers minus plain, percent points, paired by seed")
-report.show_table(
+figures.show_table(
     tables.wide(deltas.replace(names), ["score", "model", "method"], ["ood"]),
     f"AUROC minus the plain row, percent points; {deltas.n_seeds.max()} seed(s)",
 )
@@ -172,7 +177,7 @@ levels = pd.DataFrame(places, columns=columns).groupby(columns[:3], sort=False).
 sheet.save_table(
     levels, "log_p_levels", "Median log p per feature dimension of each set, mean over seeds", index=True
 )
-report.show_table(
+figures.show_table(
     levels, "Median of log p in nats per feature dimension, mean over seeds", dict.fromkeys(levels, "{:.2f}")
 )
 
@@ -195,8 +200,8 @@ for name, of in variants.items():
     sheet.save_table(gains, f"{name}_deltas", f"AUROC minus plain, percent points, {VARIANTS[name]}")
     label, as_shown = of[0].metrics["backbone"]["label"], names | {"model": VARIANTS}
     table = tables.wide(values.replace(as_shown), ["model", "method"], ["ood"])
-    report.show_table(table, f"AUROC in percent, published score, 95 % interval; {label}")
-    report.show_table(
+    figures.show_table(table, f"AUROC in percent, published score, 95 % interval; {label}")
+    figures.show_table(
         tables.wide(gains.replace(as_shown), ["model", "method"], ["ood"]), "minus the plain row"
     )
 if not variants:
@@ -238,7 +243,7 @@ for dataset, part in joined.groupby("dataset", sort=False):
         print(f"{highdim.LABELS[dataset]}: not run")
         continue
     labels = "; ".join(f"{MODELS[m]}: {backbones[m]}" for m in part.model.unique() if m in backbones)
-    report.show_table(
+    figures.show_table(
         tables.beside(part.replace(titles), ["model", "method"], "dataset"), f"Table 5. Ours on {labels}"
     )
 
@@ -286,7 +291,7 @@ sheet.save_table(
     table_8, "table_8", "Complexity C(x) of the high-dimensional sets beside Table 8 (printed for 256 pixels)"
 )
 number = "{:.2f}"
-report.show_table(
+figures.show_table(
     table_8.set_index(["set", "role", "pixels"]),
     "C(x), bits per dimension; the paper's is of the original files at 256 pixels",
     {
@@ -314,7 +319,7 @@ for name in dict.fromkeys(r.spec.id for r in finished):
 columns = ["ID set", "pixels", "complexity left at radius 1", "radius used", "complexity left"]
 blur = pd.DataFrame(radii, columns=columns)
 sheet.save_table(blur, "blur_radius", "Radius of the blur and the share of complexity it leaves")
-report.show_table(
+figures.show_table(
     blur.set_index("ID set"), "The blur, in numbers", dict.fromkeys(columns[2:], "{:.2f}") | {"pixels": "{}"}
 )
 
@@ -337,8 +342,8 @@ made = {
 }
 ood_pictures = highdim.load(real, "test", size).drawn(n, 3).pictures
 gallery = {"ID": x, **made, "real OOD": ood_pictures}
-fig, axes = report.figure("tall", rows=len(gallery), columns=n, height=1.5 * len(gallery))
-report.draw_gallery(axes, gallery)
+fig, axes = figures.figure("tall", rows=len(gallery), columns=n, height=1.5 * len(gallery))
+figures.draw_gallery(axes, gallery)
 sheet.save_figure(fig, "fig_9", f"{highdim.LABELS[P.figure_id]}: ID, synthetic outliers and real OOD")
 
 # %% [markdown]
@@ -366,9 +371,9 @@ for model in backbones:
         except runs.RunError:  # weights of large flows are not committed with their results
             print(f"{run.spec.run_id}: no map, its weights are not here")
         else:
-            panels[f"{MODELS[model]}\n{METHODS[method]}"] = report.heat_over(pictures, maps)
-fig, axes = report.figure("tall", rows=len(panels), columns=n, height=1.5 * len(panels))
-report.draw_gallery(axes, panels)
+            panels[f"{MODELS[model]}\n{METHODS[method]}"] = figures.heat_over(pictures, maps)
+fig, axes = figures.figure("tall", rows=len(panels), columns=n, height=1.5 * len(panels))
+figures.draw_gallery(axes, panels)
 sheet.save_figure(fig, "fig_heat_maps", "Anomaly maps of FastFlow and CS-Flow, without and with outliers")
 
 # %%

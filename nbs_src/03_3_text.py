@@ -35,26 +35,17 @@ keep: float = 0.95  # share of ID texts that the threshold keeps
 import numpy as np
 import pandas as pd
 
-from flowood_core import (
-    corpora,
-    encoders,
-    flow,
-    grid,
-    metrics,
-    neighbours,
-    overfit,
-    params,
-    play,
-    report,
-    runs,
-    scores,
-    tables,
-)
+from flowood_core.datasets import corpora
+from flowood_core.features import encoders
+from flowood_core import flow, metrics, neighbours, runs, scores
+from flowood_core.runs import grid
+from flowood_core.notebook import params, widgets, figures
+from flowood_core.evidence import tables
 from flowood_core.complexity import text_complexity
 from flowood_core.outliers import text as text_outliers
 
 P = params.check(globals(), notebook="03_3_text")
-sheet = report.start("03_3_text", P)
+sheet = figures.start("03_3_text", P)
 wanted = ("table_6", "table_6_variant", "table_6_pooling")
 specs = {t: grid.rows(P.profile, t) for t in wanted if t in grid.tables(P.profile)}
 finished = {s.run_id: runs.run_or_load(s) for of in specs.values() for s in of}
@@ -69,7 +60,7 @@ What the paper leaves open is decided in `DECISIONS.md`: the 20 are words per se
 """
 
 # %%
-report.show_source(text_outliers.simplify)
+figures.show_source(text_outliers.simplify)
 
 # %%
 mine = next(r for r in finished.values() if r.spec.method == "text")
@@ -85,7 +76,7 @@ for name, where in lexicon.sources.items():  # which place served, without the f
     place = "distribution's wordnet-base" if where == str(text_outliers.DEBIAN) else "an nltk_data folder"
     print(f"  {name}: {place}")
 facts = pd.DataFrame([made["length_filter"]], index=["ID training texts"]).rename_axis("length filter")
-report.show_table(
+figures.show_table(
     facts, "What the length filter met; where all sentences are too long the shortest stays", "{:,.0f}"
 )
 sheet.save_table(
@@ -111,7 +102,7 @@ sheet.save_table(
     f"Table 11: printed outliers, and ours with {'WordNet' if lexicon.synonyms else 'the length filter alone'}",
 )
 with pd.option_context("display.max_colwidth", None):
-    report.show_table(
+    figures.show_table(
         examples.set_index("row")[["synthetic", "ours", "printed sentences in ours"]],
         "Table 11: printed and ours",
     )
@@ -126,7 +117,7 @@ In bits per byte of the corpus joined by blanks: the definition's "number of tex
 
 # %%
 complexity = dict(finished[first.run_id].metrics["text_complexity"])
-data = runs.text_data(first)
+data = first.data()
 complexity[f"{first.id}_originals"] = text_complexity(list(data.train.corpus.texts))
 complexity[f"{first.id}_synthesized"] = made["complexity"]["text"]
 label_of = corpora.LABELS | {
@@ -145,7 +136,7 @@ if "movie_reviews" in complexity:
 sheet.save_table(
     table_9, "table_9_text", "Table 9: complexity of the corpora in bits per byte, printed and ours"
 )
-report.show_table(
+figures.show_table(
     table_9.set_index("set").rename(label_of), "C(X), bits per byte; ours of the test texts drawn", "{:.2f}"
 )
 gap = complexity[f"{first.id}_originals"] - made["complexity"]["text"]
@@ -197,7 +188,7 @@ for metric, name in (
 ):
     table = tables.wide(named[named.metric == metric], ["encoder", "score", "training"], ["ood"])
     about = f"Table 6, {name} in percent with 95 % interval; {sheet.label}"
-    report.show_table(table, about)
+    figures.show_table(table, about)
     sheet.save_table(table, f"table_6_{metric}", about, index=True)
 
 # %% [markdown]
@@ -222,7 +213,7 @@ for encoder, part in beside.groupby("encoder", sort=False):
         print(f"{encoder}: none of the paper's corpora was run")
         continue
     shown = part.replace({"ood": corpora.LABELS})
-    report.show_table(tables.beside(shown, ["metric", "training"], "ood"), f"Table 6 beside ours: {encoder}")
+    figures.show_table(tables.beside(shown, ["metric", "training"], "ood"), f"Table 6 beside ours: {encoder}")
 
 # %% [markdown]
 r"""
@@ -233,7 +224,7 @@ r"""
 auroc = ours[ours.metric == "auroc"]
 pivot = auroc.pivot_table(index=["encoder", "score", "ood"], columns="training", values="value", sort=False)
 gain = pivot.sub(pivot["without outliers"], axis=0).drop(columns="without outliers").rename(corpora.LABELS)
-report.show_table(
+figures.show_table(
     gain, "AUROC gained over training without outliers on the mean of the tokens, percent points", "{:+.1f}"
 )
 best = auroc.loc[auroc.groupby(["encoder", "ood"], sort=False)["value"].idxmax()]
@@ -288,7 +279,7 @@ both_ways = tables.over_seeds(both_ways.assign(low=np.nan, high=np.nan), keys[:-
 about = "AUROC in percent of scores that look both ways, on half of the ID test texts; 95 % over seeds"
 table = tables.wide(both_ways.replace({"ood": corpora.LABELS}), ["encoder", "training", "score"], ["ood"])
 sheet.save_table(table, "text_both_ways", about, index=True)
-report.show_table(table.loc[encoder_of[first.run_id]], f"{encoder_of[first.run_id]}: {about}")
+figures.show_table(table.loc[encoder_of[first.run_id]], f"{encoder_of[first.run_id]}: {about}")
 inside = finished[first.run_id].arrays[first.id]
 rank = pd.DataFrame({q: inside[q] for q in ("n_tokens", "log_px")}).rank().corr().iloc[0, 1]
 print(f"Rank correlation of length with log p_X among {corpora.LABELS[first.id]} texts: {rank:+.2f}")
@@ -309,13 +300,13 @@ The paper does not say for how many epochs it trained (A29). The same training i
 # %%
 spec = first
 shares = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1)
-curve = overfit.likelihood_curve(spec, data, sorted({max(1, round(P.curve_epochs * s)) for s in shares}))
+curve = spec.likelihood_curve(data, sorted({max(1, round(P.curve_epochs * s)) for s in shares}))
 sheet.save_table(
     curve, "text_overfit", f"Mean log p_X of ID texts over training, nats; {encoders.label_of(spec.encoder)}"
 )
-fig, ax = report.figure("single")
+fig, ax = figures.figure("single")
 for split, style in (("train", "o--"), ("test", "o-")):
-    ax.plot(curve["epochs"], curve[split], style, ms=4, label=f"ID {split}", color=report.BLUE)
+    ax.plot(curve["epochs"], curve[split], style, ms=4, label=f"ID {split}", color=figures.BLUE)
 ax.set(xlabel="epochs", ylabel=r"mean $\log p_{\mathcal{X}}$ [nats]", xscale="log")
 ax.legend()
 sheet.save_figure(
@@ -344,15 +335,15 @@ pair = {
 }
 axes_of = {"n_tokens": "length [tokens]", "bits_per_byte": "complexity alone [bits/byte]"}
 colours = dict(
-    zip([spec.id, *spec.ood], [report.BLUE, report.ORANGE, report.GREEN, report.PURPLE, report.RED])
+    zip([spec.id, *spec.ood], [figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE, figures.RED])
 )
-fig, axes = report.figure("tall", rows=2, columns=2, height=7.0)
+fig, axes = figures.figure("tall", rows=2, columns=2, height=7.0)
 for column, (title, run) in zip(axes.T, pair.items()):
     for ax, (quantity, label) in zip(column, axes_of.items()):
         sets = {
             n: (run.arrays[n][quantity][: P.n_figure], run.arrays[n]["log_px"][: P.n_figure]) for n in colours
         }
-        report.draw_likelihoods(ax, sets, labels=corpora.LABELS, colours=colours)
+        figures.draw_likelihoods(ax, sets, labels=corpora.LABELS, colours=colours)
         ax.set(
             xlabel=label,
             ylabel=r"$\log p_{\mathcal{X}}$ [nats]",
@@ -361,7 +352,7 @@ for column, (title, run) in zip(axes.T, pair.items()):
         if quantity == "bits_per_byte":
             ax.set_xticks([3, 5, 10, 20], ["3", "5", "10", "20"])
             ax.minorticks_off()
-        report.legend_below(ax)
+        figures.legend_below(ax)
     column[0].set_title(title.replace(": ", ":\n"), fontsize=8)
 sheet.save_figure(
     fig,
@@ -380,7 +371,7 @@ for title, run in pair.items():
         slopes.append([title, quantity, ranks.corr().iloc[0, 1], np.mean(inside)])
 bias = pd.DataFrame(slopes, columns=["training", "quantity", "rank correlation", "inside the corpora"])
 sheet.save_table(bias, "text_bias", "Rank correlation of length and complexity with the log-likelihood")
-report.show_table(bias.set_index(["training", "quantity"]), "Rank correlation with log p_X", "{:+.2f}")
+figures.show_table(bias.set_index(["training", "quantity"]), "Rank correlation with log p_X", "{:+.2f}")
 
 # %% [markdown]
 r"""
@@ -390,7 +381,7 @@ Its outlier, its score and the threshold that keeps the share `keep` of ID test 
 
 # %%
 run = variant
-fitted = runs.text_data(run.spec)
+fitted = run.spec.data()
 trained = run.flow()
 threshold = scores.Threshold.fit_quantile(run.scores(run.spec.id)["px"], P.keep)
 
@@ -403,14 +394,14 @@ def judge(text):
         {"text": texts, "score": s, "threshold": threshold.gamma, "verdict": verdict},
         index=["as given", "its outlier"],
     )
-    report.show_table(
+    figures.show_table(
         frame,
         f"Score -log p_X in nats, higher is more OOD; {encoders.label_of(run.spec.encoder)}",
         {"score": "{:.1f}", "threshold": "{:.1f}"},
     )
 
 
-play.ask(judge, corpora.load(run.spec.id, "test").texts[0][:600])
+widgets.ask(judge, corpora.load(run.spec.id, "test").texts[0][:600])
 
 # %%
 sheet.finish(

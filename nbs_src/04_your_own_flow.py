@@ -48,19 +48,9 @@ seed: int = 0
 import pandas as pd
 import torch
 
-from flowood_core import (
-    Detector,
-    Folder,
-    bias_report,
-    correct,
-    correction,
-    datasets,
-    inputs,
-    judge,
-    params,
-    play,
-    report,
-)
+from flowood_core import Detector, Folder, bias_report, correct, datasets
+from flowood_core.anyflow import correction, inputs, judge
+from flowood_core.notebook import params, widgets, figures
 from flowood_core.complexity import image_complexity
 from flowood_core.flow import dequantise, image_flow
 from flowood_core.outliers import image as outliers
@@ -68,7 +58,7 @@ from flowood_core.outliers import image as outliers
 P = params.check(globals(), notebook="04_your_own_flow")
 data = "your own images" if P.id_folder else "embedded images, not the paper's"
 steps = f"{P.mle_steps} steps of maximum likelihood, {P.steps} of correction"
-sheet = report.start("04_your_own_flow", P, label=f"{P.profile} profile: {data}; {steps}")
+sheet = figures.start("04_your_own_flow", P, label=f"{P.profile} profile: {data}; {steps}")
 print(sheet.label)
 
 # %% [markdown]
@@ -112,8 +102,8 @@ for name, x in ood.items():
         print(f"caution: {n_doubles} of {len(x)} images of {name} are also ID images, to the byte")
 ood["blurred ID"] = outliers.gaussian_blur(x_held, 2.0)
 shown = {"ID": x_held[:10]} | {name: x[:10] for name, x in ood.items()}
-fig, axes = report.figure("tall", rows=len(shown), columns=10, height=0.85 * len(shown))
-report.draw_gallery(axes, shown)
+fig, axes = figures.figure("tall", rows=len(shown), columns=10, height=0.85 * len(shown))
+figures.draw_gallery(axes, shown)
 sheet.save_figure(fig, "your_data", "Held-out ID images (first row) and the sets to tell from them")
 
 # %% [markdown]
@@ -153,21 +143,21 @@ Made from your ID images alone. What blur does to them, and to their complexity 
 # %%
 def show_blur(radius):
     blurred = outliers.gaussian_blur(x_held[:10], radius)
-    fig, axes = report.figure("tall", rows=2, columns=10, height=1.7)
-    report.draw_gallery(axes, {"ID": x_held[:10], f"radius {radius:g}": blurred})
+    fig, axes = figures.figure("tall", rows=2, columns=10, height=1.7)
+    figures.draw_gallery(axes, {"ID": x_held[:10], f"radius {radius:g}": blurred})
     ratio = image_complexity(blurred).mean() / image_complexity(x_held[:10]).mean()
     fig.suptitle(f"blur of radius {radius:g} leaves {ratio:.0%} of the complexity", fontsize="medium")
-    report.show_figure(fig)
+    figures.show_figure(fig)
 
 
-play.play(show_blur, radius=[0.0, 0.5, 1.0, 2.0, 4.0])
+widgets.play(show_blur, radius=[0.0, 0.5, 1.0, 2.0, 4.0])
 
 # %%
 few = x_held[:10]
 # each image has the one before it as its partner
 x_out = correction.OUTLIERS[P.method](few, few.roll(1, 0), rng=torch.Generator().manual_seed(P.seed))
-fig, axes = report.figure("tall", rows=2, columns=10, height=1.7)
-report.draw_gallery(axes, {"ID": few, P.method: x_out})
+fig, axes = figures.figure("tall", rows=2, columns=10, height=1.7)
+figures.draw_gallery(axes, {"ID": few, P.method: x_out})
 sheet.save_figure(fig, "your_outliers", f"ID images and the outliers made of them by {P.method}")
 
 # %% [markdown]
@@ -193,7 +183,7 @@ sheet.save_table(
     "bias_before_after",
     "AUROC in percent by set, before and after the correction",
 )
-report.show_table(both, "AUROC in percent; gap in bits/dim; eq5: whether eq. (5) would help the corrected flow",
+figures.show_table(both, "AUROC in percent; gap in bits/dim; eq5: whether eq. (5) would help the corrected flow",
                   {c: "{:.1f}" for c in both if c not in ("side", "eq5", "n")} | {"gap": "{:+.2f}"})  # fmt: skip
 better_on = int((both.after > both.before).sum())
 print(
@@ -245,7 +235,7 @@ flagged = (
     .groupby("set", sort=False)
     .verdict.agg(lambda v: 100 * (v == "OOD").mean())
 )
-report.show_table(flagged.to_frame("flagged [%]"), "Share of each set that the detector flags")
+figures.show_table(flagged.to_frame("flagged [%]"), "Share of each set that the detector flags")
 
 # %% [markdown]
 r"""
@@ -261,19 +251,19 @@ def score_picture(pictures):
     seen = {name: inputs.picture(source, size=P.size, name=name) for name, source in pictures.items()}
     rows = judge.judged(detector, seen, id_scores)
     how = {"rows": len(rows), "columns": 2, "width_ratios": (1, 6), "sharex": "col"}
-    fig, axes = report.figure("wide", height=0.75 * len(rows) + 0.5, **how)
+    fig, axes = figures.figure("wide", height=0.75 * len(rows) + 0.5, **how)
     for (left, right), row in zip(axes.reshape(-1, 2), rows.itertuples()):
-        report.draw_gallery([left], {row.Index: seen[row.Index][None]})
-        report.draw_score(right, id_scores, row.ood_score, row.gamma)
+        figures.draw_gallery([left], {row.Index: seen[row.Index][None]})
+        figures.draw_score(right, id_scores, row.ood_score, row.gamma)
         right.set_title(
             f"{row.verdict}: C = {row.complexity:.2f} bits/dim, score {row.ood_score:.0f} (threshold {row.gamma:.0f}), higher than {row.beyond_id:.0%} of ID",
-            fontsize="small", color=report.RED if row.verdict == "OOD" else "black", loc="left",
+            fontsize="small", color=figures.RED if row.verdict == "OOD" else "black", loc="left",
         )  # fmt: skip
     right.set_xlabel(r"OOD score $-\log p_{\mathcal{X}}(\mathbf{x})$ [nats]")
-    report.show_figure(fig)
+    figures.show_figure(fig)
 
 
-play.pick(score_picture, {name: x[0] for name, x in ({"ID": x_held[half:]} | ood).items()})
+widgets.pick(score_picture, {name: x[0] for name, x in ({"ID": x_held[half:]} | ood).items()})
 
 # %%
 before.save_html(sheet.folder / "your_bias_report.html", after)

@@ -29,10 +29,12 @@ profile: str = "quick"
 # %%
 import pandas as pd
 
-from flowood_core import claims, grid, params, report, tables
+from flowood_core.evidence import claims, tables
+from flowood_core.runs import grid
+from flowood_core.notebook import params, figures
 
 P = params.check(globals(), notebook="05_scoreboard")
-sheet = report.start("05_scoreboard", P)
+sheet = figures.start("05_scoreboard", P)
 print(sheet.label)
 
 # %% [markdown]
@@ -42,20 +44,20 @@ An effect is signed so that positive is what the paper says. *Holds*: every part
 """
 
 # %%
-report.show_source(claims.judge)
+figures.show_source(claims.judge)
 
 # %%
 found = claims.evaluate(P.profile)
 sheet.save_table(found, "claims", "The paper's claims, one by one, with verdicts computed from runs")
-report.show_table(
+figures.show_table(
     found.drop(columns="claim").set_index("section"), "Claims of the paper and what was measured", "{}"
 )
 print(found.verdict.value_counts().to_dict())
 
 # %%
 counts = found.verdict.value_counts().reindex(["holds", "holds partly", "does not hold", "not run"]).fillna(0)
-fig, ax = report.figure("wide", height=1.6)
-report.draw_counts(ax, counts)
+fig, ax = figures.figure("wide", height=1.6)
+figures.draw_counts(ax, counts)
 sheet.save_figure(fig, "claims", "Number of claims by verdict")
 
 # %% [markdown]
@@ -76,7 +78,7 @@ for name in (f"table_{n}" for n in range(1, 11)):
     rows.append((name.replace("_", " ").capitalize(), len(tables.printed(name)), sum(ran.values()), summary))
 coverage = pd.DataFrame(rows, columns=["table", "printed", "ours beside them", "verdicts"])
 sheet.save_table(coverage, "coverage", "Printed cells, and how many numbers of ours stand beside them")
-report.show_table(coverage.set_index("table"), "Coverage of the printed tables", "{}")
+figures.show_table(coverage.set_index("table"), "Coverage of the printed tables", "{}")
 
 # %%
 sheet.finish(runs=list(grid.by_run_id(P.profile)))

@@ -31,10 +31,15 @@ categories: list = []  # empty: all fifteen; names such as ["bottle", "metal_nut
 import numpy as np
 import pandas as pd
 
-from flowood_core import feature_flows, grid, highdim, params, report, runs, tables
+from flowood_core.features import map_flows
+from flowood_core.runs import grid
+from flowood_core.datasets import highdim
+from flowood_core.notebook import params, figures
+from flowood_core import runs
+from flowood_core.evidence import tables
 
 P = params.check(globals(), notebook="app_c_mvtec")
-sheet = report.start("app_c_mvtec", P)
+sheet = figures.start("app_c_mvtec", P)
 wanted = P.categories or list(highdim.MVTEC)
 if unknown := sorted(set(wanted) - set(highdim.MVTEC)):
     raise params.ParameterError(
@@ -90,7 +95,7 @@ AUROC of the image in percent: the paper's number, then ours.
 """
 
 # %%
-MODELS = feature_flows.LABELS
+MODELS = map_flows.LABELS
 METHODS = {"plain": "", "ccm_gaussian": "+CCM+Gaussian"}
 cells = joined.assign(
     column=joined.model.map(MODELS) + joined.method.map(METHODS),
@@ -101,7 +106,7 @@ cells = joined.assign(
 table = cells.pivot(index="category", columns="column", values="cell")
 table = table.loc[list(dict.fromkeys(cells.category)), list(dict.fromkeys(cells.column))]
 stands_on = "; ".join(f"{MODELS[m]}: {b}" for m, b in backbones.items()) or "nothing was run"
-report.show_table(table, f"Table 10, paper | ours. Ours on {stands_on}")
+figures.show_table(table, f"Table 10, paper | ours. Ours on {stands_on}")
 
 # %% [markdown]
 r"""

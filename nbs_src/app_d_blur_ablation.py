@@ -34,11 +34,14 @@ n_complexity: int = 300  # ID images whose complexity after blur is measured
 import numpy as np
 import pandas as pd
 
-from flowood_core import datasets, grid, params, report, runs, tables
+from flowood_core import datasets, runs
+from flowood_core.runs import grid
+from flowood_core.notebook import params, figures
+from flowood_core.evidence import tables
 from flowood_core.outliers.image import gaussian_blur
 
 P = params.check(globals(), notebook="app_d_blur_ablation")
-sheet = report.start("app_d_blur_ablation", P)
+sheet = figures.start("app_d_blur_ablation", P)
 finished = [runs.run_or_load(s) for s in grid.rows(P.profile, "fig_6")]
 ids = list(dict.fromkeys(r.spec.id for r in finished))
 radii = sorted({r.spec.blur_radius for r in finished})
@@ -62,7 +65,7 @@ complexity = {
 left = pd.DataFrame({id_: {r: complexity[id_, r].mean() for r in radii} for id_ in ids})
 left.index.name = "radius"
 left_shown = left.rename(columns=datasets.LABELS, index="{:g}".format)
-report.show_table(left_shown.T, "Mean complexity C of blurred ID images, bits/dim", "{:.2f}")
+figures.show_table(left_shown.T, "Mean complexity C of blurred ID images, bits/dim", "{:.2f}")
 
 # %%
 # the complexity of the OOD sets themselves: outliers simpler than they are overshoot
@@ -99,7 +102,7 @@ baseline = tables.over_seeds(
 
 # %%
 names = {"pz": r"$-\log p_{\mathcal{Z}}$, eq. (4)", "px": r"$-\log p_{\mathcal{X}}$"}
-fig, axes = report.figure("tall", rows=len(ids), columns=2, height=3.4 * len(ids), squeeze=False)
+fig, axes = figures.figure("tall", rows=len(ids), columns=2, height=3.4 * len(ids), squeeze=False)
 for line, id_ in zip(axes, ids):
     for ax, (score, label) in zip(line, names.items()):
         for ood in P.fig6_ood:
@@ -111,17 +114,17 @@ for line, id_ in zip(axes, ids):
                 low=part["min"].where(several, part.low), high=part["max"].where(several, part.high)
             )
             before = baseline[(baseline.id == id_) & (baseline.ood == ood) & (baseline.score == score)]
-            report.draw_curve(
+            figures.draw_curve(
                 ax,
                 part,
                 x="radius",
-                colour=report.colour_of(ood),
+                colour=figures.colour_of(ood),
                 label=datasets.LABELS.get(ood, ood),
                 level=float(before["value"].iloc[0]),
             )
         ax.set(xlabel="radius of the blur [pixels]", ylabel="AUROC [%]", ylim=(0, 103))
         ax.set_title(f"ID {datasets.LABELS.get(id_, id_)}: {label}")
-        second = report.second_axis(
+        second = figures.second_axis(
             ax, radii, [left[id_][r] for r in radii], label=r"$C(\mathbf{x}')$ of the outliers [bits/dim]"
         )
 axes[0, 0].legend(fontsize=7, loc="best")
@@ -159,7 +162,7 @@ cost = pd.DataFrame(
 sheet.save_table(cost, "fig_6_id_cost", "ID test bits per dimension by blur radius")
 shown = cost.pivot_table(index="id", columns="radius", values="bpd").rename(index=datasets.LABELS)
 shown = shown.rename(columns="{:g}".format)
-report.show_table(shown, "ID test bits per dimension by radius, mean over seeds; lower is better", "{:.2f}")
+figures.show_table(shown, "ID test bits per dimension by radius, mean over seeds; lower is better", "{:.2f}")
 steepest = cost.groupby("radius")["bpd"].mean()
 print(f"The costliest radius is {steepest.idxmax():g} ({steepest.max():.2f} bits/dim); the cheapest ", end="")
 print(f"{steepest.idxmin():g} ({steepest.min():.2f}). Spread over radii: {np.ptp(steepest):.2f} bits/dim.")

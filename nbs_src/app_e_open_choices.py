@@ -30,10 +30,13 @@ profile: str = "quick"
 shown_ood: Optional[list] = None  # None: the profile's; OOD sets of the figure, one panel each
 
 # %%
-from flowood_core import choices, datasets, grid, params, report, runs
+from flowood_core.evidence import decisions
+from flowood_core import datasets, runs
+from flowood_core.runs import grid
+from flowood_core.notebook import params, figures
 
 P = params.check(globals(), notebook="app_e_open_choices")
-sheet = report.start("app_e_open_choices", P)
+sheet = figures.start("app_e_open_choices", P)
 finished = [runs.run_or_load(s) for s in grid.rows(P.profile, "choices")]
 ids = {r.spec.id for r in finished}
 bases = [
@@ -50,7 +53,7 @@ Each run differs from a row of Table 2, CCM+Gaussian or RO, in the choice named 
 """
 
 # %%
-found = choices.effects(P.profile)
+found = decisions.effects(P.profile)
 sheet.save_table(found, "choices", "AUROC of each open choice against ours, seed by seed")
 found["label"] = found.code + "  " + found.choice
 mean = found.groupby(["label", "of", "ood"], sort=False)["difference"].mean().unstack("ood", sort=False)
@@ -59,14 +62,14 @@ mean["ID bits/dim"] = found.groupby(["label", "of"], sort=False)["bpd"].mean()
 mean["seeds"] = found.groupby(["label", "of"], sort=False)["seed"].nunique()
 formats = dict.fromkeys(mean, "{:+.1f}") | {"ID bits/dim": "{:+.2f}", "seeds": "{:.0f}"}
 about = "AUROC points gained by the other choice, mean over seeds; change of ID bits/dim (fewer is likelier)"
-report.show_table(mean, about, formats)
+figures.show_table(mean, about, formats)
 
 # %%
-fig, axes = report.figure(
+fig, axes = figures.figure(
     "wide", columns=len(P.shown_ood), height=1.2 + 0.34 * found.label.nunique(), sharey=True, squeeze=False
 )
 for ax, ood in zip(axes[0], P.shown_ood):
-    report.draw_differences(ax, found[found.ood == ood], row="label", colour=report.colour_of(ood))
+    figures.draw_differences(ax, found[found.ood == ood], row="label", colour=figures.colour_of(ood))
     ax.set_title(datasets.LABELS.get(ood, ood).replace(" (", "\n("))
     ax.set_xlabel("AUROC points")
 sheet.save_figure(

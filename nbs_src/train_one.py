@@ -32,13 +32,15 @@ run_id: str = ""  # a row of the profile's grid by id; empty: made from the fiel
 id: str = "photo"  # in-distribution set
 method: str = "ccm_gaussian"  # mle, ro, gaussian, ccm or ccm_gaussian
 seed: int = 0
-fields: dict = {}  # further fields of runs.Spec, such as {"blur_radius": 2.0}
+fields: dict = {}  # further fields of the run, such as {"blur_radius": 2.0}
 
 # %%
-from flowood_core import grid, params, report, runs
+from flowood_core.runs import grid
+from flowood_core.notebook import params, figures
+from flowood_core import runs
 
 P = params.check(globals(), notebook="train_one")
-report.use_style()
+figures.use_style()
 rows = grid.by_run_id(P.profile)
 if P.run_id and P.run_id not in rows:
     raise params.ParameterError(
@@ -60,10 +62,10 @@ Training, as bits per dimension of the ID samples in each batch, and the two log
 
 # %%
 h = run.history
-fig, (left, right) = report.figure("wide", columns=2)
-left.plot(h["step"], h["bpd_id"], color=report.colour_of(spec.method))
+fig, (left, right) = figures.figure("wide", columns=2)
+left.plot(h["step"], h["bpd_id"], color=figures.colour_of(spec.method))
 left.set(xlabel="step", ylabel="ID bits per dimension")
-right.plot(h["step"], h["log_px_id"], color=report.colour_of(spec.id), label="ID batch")
+right.plot(h["step"], h["log_px_id"], color=figures.colour_of(spec.id), label="ID batch")
 if spec.method != "mle":  # maximum likelihood has neither outliers nor a threshold
     right.plot(h["step"], h["log_px_out"], color="0.4", label="outliers of the batch")
     right.axhline(spec.tau, color="0.4", lw=0.8, ls="--", label=rf"threshold $\tau$ of eq. (3): {spec.tau:g}")
@@ -72,9 +74,9 @@ right.legend()
 fig
 
 # %%
-from flowood_core import tables
+from flowood_core.evidence import tables
 
 frame = tables.collect([run]).query("metric == 'auroc'")
-report.show_table(
+figures.show_table(
     tables.wide(frame, ["ood"], ["score"]), f"AUROC in percent with 95 % bootstrap interval, {spec.run_id}"
 )

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from flowood_core import engine as compiled
+from flowood_core.engine import compiled as compiled
 
 __all__ = [
     "METHODS",

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from flowood_core import paths
-from flowood_core.files import write_atomically
-from flowood_core.progress import track
+from flowood_core.system import paths
+from flowood_core.system.files import write_atomically
+from flowood_core.system.progress import track
 
 __all__ = ["Lexicon", "MissingResource", "length_facts", "sentences", "simplify", "simplify_all"]
 

@@ -1,0 +1,551 @@
+"""What a notebook shows and leaves behind: figures, tables, sources of functions, and a note of how it was made.
+
+The only room that knows matplotlib. A figure function draws: arrays and an axis in, the axis out.
+"""
+
+import html
+import inspect
+import io
+import itertools
+import json
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flowood_core.system import paths
+from flowood_core.system.files import write_atomically
+
+__all__ = [
+    "METHOD_COLOURS",
+    "SET_COLOURS",
+    "Sheet",
+    "colour_of",
+    "colours_of",
+    "draw_bias",
+    "draw_boxes",
+    "draw_complexity_vs_likelihood",
+    "draw_complexity_vs_radius",
+    "draw_counts",
+    "draw_curve",
+    "draw_density",
+    "draw_differences",
+    "draw_distributions",
+    "draw_gallery",
+    "draw_heat",
+    "draw_histograms",
+    "draw_likelihoods",
+    "draw_score",
+    "figure",
+    "heat_over",
+    "legend_below",
+    "second_axis",
+    "show_figure",
+    "show_source",
+    "start",
+]
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; ID is always blue
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#222222",
+)  # fmt: skip
+METHOD_COLOURS = {"mle": BLACK, "ro": PURPLE, "gaussian": SKY, "ccm": ORANGE, "ccm_gaussian": GREEN}
+SET_COLOURS = {
+    "photo": BLUE, "cifar10": BLUE, "cifar100": SKY,
+    "digits": ORANGE, "svhn": ORANGE,
+    "smooth": PURPLE, "lsun": PURPLE, "scenes_tinyimagenet": PURPLE,
+    "enlarged": GREEN, "celeba": GREEN, "faces_rmfd": GREEN,
+    "aliased": RED, "isun": RED,
+}  # fmt: skip
+LABELS = {
+    "smoke": "smoke profile: a test of the machinery, no number means anything",
+    "quick": "quick profile: embedded data, not comparable with the paper's numbers",
+    "sample": "sample profile: real subsets and few epochs, not the paper's training",
+}
+SIZES = {"single": (4.6, 3.2), "wide": (9.2, 3.2), "tall": (9.2, 6.0), "square": (4.2, 4.2)}
+
+
+def start(notebook: str, params: Any, *, label: str | None = None) -> "Sheet":
+    """Open the notebook's sheet: sets the plotting style and starts the clock.
+
+    Args:
+        notebook: file name without suffix.
+        params: what `flowood_core.notebook.params.check` returned; its `profile` chooses the folder.
+        label: stands below every figure; None says what the profile says (`LABELS`).
+    """
+    use_style()
+    return Sheet(notebook, params.asdict(), label)
+
+
+def use_style() -> None:
+    """One look for all figures: white, light grid, 9 pt, no box."""
+    sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85)
+    mpl.rcParams.update(
+        {"figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "axes.spines.top": False,
+         "axes.spines.right": False, "axes.titlesize": "medium", "grid.linewidth": 0.5, "legend.frameon": False}
+    )  # fmt: skip
+
+
+class Sheet:
+    """What one execution of a notebook leaves: figures, tables, and a manifest written last.
+
+    The folder is ``outputs/<profile>/``; the manifest ``notebooks/<notebook>.json`` names every artefact and
+    is what a grid waits for.
+    """
+
+    def __init__(self, notebook: str, params: dict[str, Any], label: str | None = None):
+        self.notebook, self.params, self._label = notebook, params, label
+        self.folder = paths.profile_dir(params["profile"])
+        self.began = time.monotonic()
+        self.artefacts: list[str] = []
+        self.captions: dict[str, str] = {}
+
+    @property
+    def label(self) -> str:
+        """What has to stand beside every number that is not the paper's setting."""
+        profile = self.params["profile"]
+        return self._label or LABELS.get(profile, f"{profile} profile")
+
+    def save_figure(self, fig: Figure, name: str, caption: str = "", *, label: str | None = None) -> None:
+        """Save as PNG and PDF under ``figures/``, byte-stable, and leave it displayed.
+
+        `label` replaces that of the sheet below this figure; "" where no number depends on a training.
+        """
+        label = self.label if label is None else label
+        fig.text(0.995, -0.01, label, ha="right", va="top", fontsize=6, color="0.45")
+        for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+            path = self._path("figures", name + suffix)
+            buffer = io.BytesIO()
+            fig.savefig(buffer, format=suffix[1:], metadata=metadata)
+            write_atomically(path, buffer.getvalue())
+            if suffix == ".png":
+                self._note(path, caption)
+
+    def save_table(self, frame: pd.DataFrame, name: str, caption: str = "", index: bool = False) -> None:
+        """Save as CSV under ``tables/``."""
+        path = self._path("tables", f"{name}.csv")
+        text = frame.to_csv(index=index, float_format="%.6g", lineterminator="\n")
+        write_atomically(path, text.encode())
+        self._note(path, caption)
+
+    def finish(self, **facts: Any) -> None:
+        """Write the manifest: parameters, artefacts with captions, seconds, and what the notebook adds."""
+        manifest = {
+            "notebook": self.notebook,
+            "params": self.params,
+            "artefacts": self.artefacts,
+            "captions": self.captions,
+            "seconds": round(time.monotonic() - self.began, 1),
+            **facts,
+        }
+        path = self._path("notebooks", f"{self.notebook}.json")
+        write_atomically(path, json.dumps(manifest, indent=1, default=str).encode())
+        print(f"{len(self.artefacts)} artefacts below {self.folder}, {manifest['seconds']} s:")
+        for name in self.artefacts:
+            print(" ", name)
+
+    def _note(self, path: Path, caption: str) -> None:
+        name = path.relative_to(self.folder).as_posix()
+        if name not in self.artefacts:
+            self.artefacts.append(name)
+        self.captions[name] = caption
+
+    def _path(self, kind: str, name: str) -> Path:
+        folder = self.folder / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+
+def show_source(function: Callable[..., Any], *, doc: bool = False) -> None:
+    """Show the code of a function in the page, instead of restating it; the docstring stays out unless asked."""
+    from IPython.display import Markdown, display
+
+    source = textwrap.dedent(inspect.getsource(function))
+    if not doc and function.__doc__:
+        head, _, rest = source.partition('"""')
+        _, _, body = rest.partition('"""')
+        source = head.rstrip() + body if head.strip().endswith(":") else source
+    display(Markdown(f"```python\n{source.strip()}\n```"))
+
+
+def show_table(frame: pd.DataFrame, caption: str = "", formats: Mapping[str, str] | str = "{:.1f}") -> None:
+    """Show a frame with numbers formatted and missing cells as an en dash."""
+    from IPython.display import HTML, display
+
+    if isinstance(formats, str):
+        one = formats
+        # text cells stay as they are: a table may mix numbers with "83.2 [80.1, 86.0]"
+        shown: Any = lambda v: v if isinstance(v, str) else one.format(v)  # noqa: E731
+    else:
+        shown = dict(formats)
+    styler = frame.style.format(shown, na_rep="–").set_table_attributes('class="flowood"')
+    if caption:
+        styler = styler.set_caption(html.escape(caption))
+    display(HTML(styler.to_html()))
+
+
+def figure(
+    kind: str = "single", *, rows: int = 1, columns: int = 1, height: float | None = None, **options: Any
+) -> tuple[Figure, Any]:
+    """A figure of a house size (`SIZES`) and its axis or array of axes, laid out without overlaps.
+
+    `height` in inches replaces that of the size, for galleries with few or many rows.
+    """
+    if kind not in SIZES:
+        raise ValueError(f"expected a figure kind of {', '.join(SIZES)}, got {kind!r}")
+    width, usual = SIZES[kind]
+    return plt.subplots(rows, columns, figsize=(width, height or usual), layout="constrained", **options)
+
+
+def show_figure(fig: Figure) -> None:
+    """Show a figure now, inside a cell or below a slider, and close it."""
+    from IPython.display import display
+
+    display(fig)
+    plt.close(fig)
+
+
+def colour_of(name: str) -> str:
+    """Colour of a data set or method by id; a blurred set has its original's, strangers are grey."""
+    return SET_COLOURS.get(name.removesuffix("_blurred")) or METHOD_COLOURS.get(name) or "#777777"
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """Colours of sets that may be anybody's: known ones keep theirs, the first stranger is blue, no two are alike."""
+    names = list(names)
+    colours = {n: colour_of(n) for n in names if n in SET_COLOURS or n in METHOD_COLOURS}
+    free = [c for c in (BLUE, SKY, YELLOW, BLACK, ORANGE, GREEN, PURPLE, RED) if c not in colours.values()]
+    return {n: colours.get(n) or (free.pop(0) if free else "#777777") for n in names}
+
+
+def legend_below(ax: Axes, *, columns: int = 3, size: float = 6) -> None:
+    """The legend of one axis below it, where no point lies; its handles opaque, so that colours can be told apart."""
+    legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=columns, fontsize=size)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)
+
+
+def draw_gallery(axes: Sequence[Axes], rows: Mapping[str, Any]) -> None:
+    """One row of pictures per label: axes shaped (rows, n), images uint8 (n, c, h, w)."""
+    for line, (label, images) in zip(np.atleast_2d(np.asarray(axes)), rows.items(), strict=True):
+        for ax, image in zip(line, images, strict=False):
+            ax.imshow(np.asarray(image).transpose(1, 2, 0), interpolation="nearest")
+        for ax in line:
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+
+
+def heat_over(images: Any, maps: Any, share: float = 0.6) -> np.ndarray:
+    """Anomaly maps laid over their images, as pictures for `draw_gallery`; one colour scale for all of them.
+
+    Args:
+        images: uint8 (n, 3, h, w).
+        maps: floats (n, h, w), higher is more OOD.
+        share: of the colour against the picture.
+    Returns:
+        uint8 (n, 3, h, w).
+    """
+    values = np.asarray(maps, np.float64)
+    low, high = values.min(), values.max()
+    colours = mpl.colormaps["inferno"]((values - low) / (high - low if high > low else 1.0))[..., :3]
+    mixed = share * 255 * colours.transpose(0, 3, 1, 2) + (1 - share) * np.asarray(images)
+    return mixed.round().astype(np.uint8)
+
+
+def draw_likelihoods(
+    ax: Axes,
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    labels: Mapping[str, str] | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> Axes:
+    """Any quantity against log-likelihood, several sets, the first of them ID; readable where OOD lies far down.
+
+    Trained outliers can lie a hundred times farther down than ID reaches. Points below the first set's lower
+    tail by three times its spread are drawn at the lower edge as triangles, and counted in the legend.
+    """
+    q = np.quantile(np.asarray(next(iter(sets.values()))[1]), (0.01, 0.25, 0.75))
+    floor, below = q[0] - 3 * (q[2] - q[1]), 0
+    for name, (x, lp) in sets.items():
+        colour = (colours or {}).get(name) or colour_of(name)
+        x, lp = np.asarray(x), np.asarray(lp)
+        low = lp < floor
+        below += int(low.sum())
+        label = (labels or {}).get(name, name)
+        ax.scatter(x[~low], lp[~low], s=7, alpha=0.45, linewidths=0, color=colour, label=label)
+        ax.scatter(x[low], np.full(low.sum(), floor), s=9, marker="v", alpha=0.45, linewidths=0, color=colour)
+    if below:
+        ax.scatter([], [], marker="v", s=9, color="0.4", label=f"farther down: {below} points")
+        top = max(np.max(lp) for _, lp in sets.values())
+        ax.set_ylim(floor - 0.04 * (top - floor), top + 0.04 * (top - floor))
+    return ax
+
+
+def draw_complexity_vs_likelihood(
+    ax: Axes,
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    labels: Mapping[str, str] | None = None,
+    quantity: str = r"$\log p_{\mathcal{Z}}(\mathbf{z})$ [nats]",
+    colours: Mapping[str, str] | None = None,
+    n_shown: int | None = None,
+) -> Axes:
+    """Fig. 3: complexity C(x) against log-likelihood for several sets, with the regression line over all points.
+
+    Args:
+        n_shown: points drawn per set, the first ones; the line is that of all.
+    """
+    drawn = {name: (c[:n_shown], lp[:n_shown]) for name, (c, lp) in sets.items()}
+    draw_likelihoods(ax, drawn, labels=labels, colours=colours)
+    c, lp = (np.concatenate([np.asarray(s[k]) for s in sets.values()]) for k in (0, 1))
+    slope, intercept = np.polyfit(c, lp, 1)
+    ends = np.array([c.min(), c.max()])
+    line = f"regression: {slope:+.0f} per bit/dim"
+    ax.plot(ends, slope * ends + intercept, color="0.15", lw=1.8, label=line)
+    ax.set(xlabel=r"complexity $C(\mathbf{x})$ [bits/dim]", ylabel=quantity)
+    return ax
+
+
+def draw_distributions(
+    ax: Axes, values: Mapping[str, np.ndarray], *, labels: Mapping[str, str] | None = None, bins: int = 60
+) -> Axes:
+    """Fig. 5: histograms of several sets on one axis, each of area one, same bins; blurred sets are dashed."""
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(v) for v in values.values()]), bins)
+    for name, v in values.items():
+        colour, label = colour_of(name), (labels or {}).get(name, name)
+        if name.endswith("_blurred"):
+            ax.hist(v, edges, density=True, histtype="step", color=colour, lw=1.2, ls="--", label=label)
+        else:
+            ax.hist(v, edges, density=True, histtype="stepfilled", alpha=0.35, color=colour, label=label)
+            ax.hist(v, edges, density=True, histtype="step", color=colour, lw=1)
+    ax.set_ylabel("density")
+    return ax
+
+
+def draw_bias(
+    ax: Axes,
+    cells: pd.DataFrame,
+    *,
+    labels: Mapping[str, str] | None = None,
+    colours: Mapping[str, str] | None = None,
+    ids: Iterable[str] | None = None,
+) -> Axes:
+    """AUROC against the gap in complexity; simple OOD taken for ID lies left and below. Shape: ID, colour: OOD.
+
+    Args:
+        cells: one row per pair: id, ood, gap [bits/dim], value, low, high [percent; nan for no interval].
+        ids: the ID sets of all panels of a figure, so that each has one shape in all of them.
+    """
+    names = labels or {}
+    markers = dict(zip(dict.fromkeys([*(ids or ()), *cells["id"]]), itertools.cycle("os^DvP")))
+
+    def colour(name: str) -> str:
+        return (colours or {}).get(name) or colour_of(name)
+
+    ax.axhline(50, color="0.6", lw=0.8)
+    ax.axvline(0, color="0.6", lw=0.8)
+    for id_, part in cells.groupby("id", sort=False):
+        marker = markers[id_]
+        ax.scatter([], [], marker=marker, color="0.4", s=25, label=f"ID: {names.get(id_, id_)}")
+        for p in part.itertuples():
+            reach = [[p.value - p.low], [p.high - p.value]] if np.isfinite(p.low) else None
+            ax.errorbar(p.gap, p.value, reach, fmt=marker, ms=5.5, lw=1.2, color=colour(p.ood))
+    for ood in cells["ood"].unique():
+        ax.scatter([], [], marker="_", lw=4, color=colour(ood), s=50, label=f"OOD: {names.get(ood, ood)}")
+    ax.set(xlabel=r"$\bar{C}_{\mathrm{OOD}} - \bar{C}_{\mathrm{ID}}$ [bits/dim]", ylim=(-6, 106))
+    ax.margins(x=0.12)
+    return ax
+
+
+def draw_complexity_vs_radius(
+    ax: Axes, radii: Sequence[float], values: Sequence[np.ndarray], *, colour: str = BLUE
+) -> Axes:
+    """Complexity C(x) of blurred images against the radius: the mean, and the band of 80 % of the images."""
+    low, high = np.quantile(np.stack([np.asarray(v) for v in values]), (0.1, 0.9), axis=1)
+    ax.fill_between(radii, low, high, color=colour, alpha=0.2, lw=0, label="80 % of the images")
+    ax.plot(radii, [np.mean(v) for v in values], "o-", color=colour, ms=4, label="mean")
+    ax.set(xlabel="radius of the blur [pixels]", ylabel=r"$C(\mathbf{x}')$ [bits/dim]")
+    return ax
+
+
+def draw_curve(
+    ax: Axes, points: pd.DataFrame, *, x: str, colour: str, label: str, level: float | None = None
+) -> Axes:
+    """Fig. 6: value with its interval against a column, and a dashed level to compare with.
+
+    Args:
+        points: columns `x`, value, low, high (nan where there is no interval), in the order to join.
+    """
+    reach = np.stack([points["value"] - points["low"], points["high"] - points["value"]])
+    ax.errorbar(
+        points[x], points["value"], np.nan_to_num(reach).clip(0), fmt="o-", ms=4, lw=1.4, capsize=2,
+        color=colour, label=label,
+    )  # fmt: skip
+    if level is not None:
+        ax.axhline(level, color=colour, lw=1, ls="--")
+    return ax
+
+
+def second_axis(ax: Axes, x: Sequence[float], values: Sequence[float], *, label: str) -> Axes:
+    """A second quantity over the same x, in grey on the right, behind the first."""
+    right = ax.twinx()
+    right.plot(x, values, "s:", ms=3, lw=1, color="0.6", zorder=0)
+    right.set_ylabel(label, color="0.45")
+    right.tick_params(axis="y", colors="0.45")
+    right.spines["right"].set_visible(True)
+    right.grid(False)
+    return right
+
+
+def draw_counts(ax: Axes, counts: pd.Series) -> Axes:
+    """One stacked bar of counts, labelled; from good news (blue) to none (grey)."""
+    colours = [BLUE, SKY, ORANGE, "0.8"]
+    left = 0.0
+    for (name, n), colour in zip(counts.items(), itertools.cycle(colours)):
+        ax.barh([0], [n], left=left, color=colour, edgecolor="white", label=f"{name}: {n:.0f}")
+        left += n
+    ax.set(yticks=[], xlabel="number of claims")
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.legend(ncols=len(counts), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
+    return ax
+
+
+def draw_differences(
+    ax: Axes, frame: pd.DataFrame, *, row: str, value: str = "difference", colour: str = BLUE
+) -> Axes:
+    """One line per row of the frame's `row`: a dot per seed, a bar from zero to their mean; zero is no difference."""
+    names = list(dict.fromkeys(frame[row]))
+    for k, name in enumerate(names):
+        found = frame.loc[frame[row] == name, value].to_numpy()
+        ax.barh(k, found.mean(), height=0.55, color=colour, alpha=0.35)
+        ax.plot(found, np.full(len(found), k), "o", ms=3.5, color=colour)
+    ax.axvline(0, color="0.3", lw=0.8)
+    ax.set(yticks=range(len(names)), yticklabels=names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def draw_heat(ax: Axes, frame: pd.DataFrame, *, label: str) -> Axes:
+    """A table of percents as colours, with the numbers in the cells; empty cells stay white."""
+    sns.heatmap(
+        frame, ax=ax, annot=True, fmt=".1f", cmap="cividis", vmin=40, vmax=100, linewidths=1,
+        cbar_kws={"label": label}, annot_kws={"size": 8},
+    )  # fmt: skip
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(axis="both", length=0)
+    return ax
+
+
+def draw_histograms(
+    ax: Axes,
+    values: Mapping[str, np.ndarray],
+    *,
+    colours: Mapping[str, str],
+    bins: int = 50,
+    quantiles: tuple[float, float] = (0.0, 1.0),
+) -> Axes:
+    """Several step histograms of area one with given colours, for scores under different models.
+
+    The axis runs from the lowest to the highest of the `quantiles` of the sets; what lies outside is not drawn.
+    """
+    ends = [np.quantile(v, quantiles) for v in values.values()]
+    shown = min(low for low, _ in ends), max(high for _, high in ends)
+    edges = np.histogram_bin_edges([], bins, shown)
+    for name, v in values.items():
+        ax.hist(v, edges, density=True, histtype="stepfilled", alpha=0.25, color=colours[name])
+        ax.hist(v, edges, density=True, histtype="step", color=colours[name], lw=1.2, label=name)
+    ax.set_ylabel("density")
+    return ax
+
+
+def draw_score(ax: Axes, id_scores: np.ndarray, score: float, gamma: float) -> Axes:
+    """One score (red) among those of ID (blue) and beside the threshold (dashed); higher is more OOD.
+
+    The axis shows where ID and the threshold lie; an arrow at its edge says that the score is farther out.
+    """
+    low, high = np.quantile(id_scores, (0.01, 0.99))
+    spread = high - low
+    low, high = min(low, gamma) - 0.3 * spread, max(high, gamma) + 0.3 * spread
+    ax.hist(id_scores, np.linspace(low, high, 60), color=BLUE, alpha=0.35)
+    ax.axvline(gamma, color="0.3", ls="--", lw=1)
+    if low <= score <= high:
+        ax.axvline(score, color=RED, lw=2)
+    else:
+        edge, marker = (high, ">") if score > high else (low, "<")
+        ax.plot([edge], [ax.get_ylim()[1] / 2], marker, color=RED, ms=9, clip_on=False)
+    ax.set(xlim=(low, high), yticks=[])
+    ax.spines["left"].set_visible(False)
+    return ax
+
+
+def draw_boxes(
+    ax: Axes, values: Mapping[str, np.ndarray], *, labels: Mapping[str, str] | None = None
+) -> Axes:
+    """One horizontal box per set (median, quartiles, 5 to 95 %); the first set's median goes through all rows.
+
+    The axis ends on the left four spreads (5 to 95 %) of the first set below it, so that a set pushed a hundred
+    times farther down does not flatten the others; an arrow stands where a box or its whisker goes on.
+    """
+    names = list(values)
+    boxes = ax.boxplot(
+        [np.asarray(v) for v in values.values()], orientation="horizontal", whis=(5, 95), showfliers=False,
+        widths=0.6, patch_artist=True, medianprops={"color": "white"}, manage_ticks=False,
+    )  # fmt: skip
+    ax.set_yticks(range(1, len(names) + 1), [(labels or {}).get(n, n) for n in names])
+    for name, box in zip(names, boxes["boxes"], strict=True):
+        box.set(facecolor=colour_of(name), edgecolor=colour_of(name))
+    ax.axvline(float(np.median(values[names[0]])), color=colour_of(names[0]), lw=1, ls="--", zorder=0)
+    low, high = np.quantile(np.asarray(values[names[0]]), (0.05, 0.95))
+    left, spread = low - 4 * (high - low), high - low
+    if min(np.quantile(np.asarray(v), 0.05) for v in values.values()) < left:
+        right = max(np.quantile(np.asarray(v), 0.95) for v in values.values())
+        ax.set_xlim(left - 0.2 * spread, right + 0.3 * spread)
+        for row, name in enumerate(names, 1):
+            if np.quantile(np.asarray(values[name]), 0.05) < left:
+                ax.plot(left, row, marker="<", color="white", markeredgecolor="0.2", zorder=5)
+    ax.set_ylim(len(names) + 0.5, 0.5)  # the first set on top, also where panels share the axis
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def draw_density(
+    ax: Axes,
+    log_p: np.ndarray,
+    extent: tuple[float, float, float, float],
+    *,
+    vmax: float | None = None,
+    id_points: np.ndarray | None = None,
+    outliers: np.ndarray | None = None,
+) -> Any:
+    """Fig. 2: a density on a grid (log_p shaped (ny, nx), nats), redder is likelier, with some samples on top.
+
+    Colours follow the square root of the density, which shows thin bridges, and saturate at `vmax`.
+    """
+    shown = ax.imshow(
+        np.exp(log_p),
+        extent=extent,
+        origin="lower",
+        cmap="RdYlBu_r",
+        norm=mpl.colors.PowerNorm(0.5, vmin=0, vmax=vmax),
+        aspect="equal",
+        interpolation="bilinear",
+    )
+    if id_points is not None:
+        ax.scatter(*id_points.T, s=5, color="black", alpha=0.5, linewidths=0, label="ID samples")
+    if outliers is not None:  # white on black, to be seen on pale and on dark colours
+        ax.scatter(*outliers.T, s=14, color="black", marker="x", linewidths=1.4)
+        ax.scatter(*outliers.T, s=12, color="white", marker="x", linewidths=0.6, label="outliers")
+    ax.grid(False)
+    ax.set(xlim=extent[:2], ylim=extent[2:], xlabel="$x_1$", ylabel="$x_2$")
+    return shown

@@ -1,0 +1,1 @@
+"""Paths, files and progress bars: what every other folder may use and what knows none of them."""

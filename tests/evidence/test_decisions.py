@@ -1,0 +1,73 @@
+"""Open choices: which one two specs differ in, and differences that are taken seed by seed."""
+
+import numpy as np
+import pytest
+
+from flowood_core import metrics, runs
+from flowood_core.evidence import decisions
+from flowood_core.runs import grid
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
+
+
+def spec(**fields) -> runs.Pixels:
+    return runs.Pixels(**({"id": "photo", "method": "ccm_gaussian"} | fields))
+
+
+@pytest.mark.parametrize(
+    "fields, code, word",
+    [
+        ({"temperature": 3072.0}, "A1", "per dimension"),
+        ({"tau": 3072 * np.log(256)}, "A1", "0..255"),
+        ({"squeeze": 1}, "A7", "1 instead of 0"),
+        ({"permute_soft": True}, "A8", "rotations"),
+        ({"outlier_prob": 0.3333, "batch_size": 48, "epochs": 18}, "A13", "added"),
+        ({"combine": "independent", "micro_batch": 4, "ood": ("digits",)}, "A14", "quarter"),
+        ({"combine": "always_both"}, "A14", "both"),
+    ],
+)
+def test_a_choice_is_known_by_the_field_it_changes(fields, code, word):
+    found = decisions.describe(spec(**fields), spec(), 3072)
+    assert found.code == code and word in found.text
+
+
+def test_a_pool_of_real_outliers_is_named():
+    base = spec(method="ro", ro_pool=("isun",))
+    found = decisions.describe(spec(method="ro", ro_pool=("cifar100", "isun")), base, 3072)
+    assert found == decisions.Choice("A18", "real outliers of CIFAR-100 and iSUN")
+
+
+@pytest.mark.parametrize("fields", [{}, {"squeeze": 1, "permute_soft": True}, {"lr": 0.5}])
+def test_specs_that_differ_in_no_choice_or_in_several_are_refused(fields):
+    with pytest.raises(ValueError, match="one choice"):
+        decisions.describe(spec(**fields), spec(), 3072)
+
+
+@pytest.mark.parametrize("profile", ["quick", "sample", "paper", "smoke"])
+def test_every_row_of_a_profile_has_its_base_and_one_choice(profile):
+    bases = {(s.id, s.method, s.seed): s for s in grid.rows(profile, "table_2")}
+    codes = [
+        decisions.describe(s, bases[s.id, s.method, s.seed], 3072).code for s in grid.rows(profile, "choices")
+    ]
+    assert len(codes) == len(set(s.run_id for s in grid.rows(profile, "choices")))
+
+
+def test_effects_are_the_differences_of_runs_and_what_is_missing_stays_out(outputs):
+    assert len(decisions.effects("smoke")) == 0
+    base = next(s for s in grid.rows("smoke", "table_2") if s.method == "ccm_gaussian")
+    ours = runs.run_or_load(base)
+    assert set(decisions.effects("smoke").code) == {"A2", "A4"}  # of the score, they need no other run
+    (other,) = (runs.run_or_load(s) for s in grid.rows("smoke", "choices"))
+    found = decisions.effects("smoke")
+    assert list(dict.fromkeys(found.code)) == ["A2", "A4", "A14"]
+    row = found[(found.code == "A14") & (found.ood == "digits")].iloc[0]
+    auroc = [100 * run.metrics["ood"]["digits"]["pz"]["auroc"][0] for run in (ours, other)]
+    assert row.difference == pytest.approx(auroc[1] - auroc[0]) and row.of == "CCM+Gaussian"
+    assert row.bpd == pytest.approx(other.metrics["id"]["bpd"] - ours.metrics["id"]["bpd"])
+    score = found[(found.code == "A2") & (found.ood == "smooth")].iloc[0]
+    px = metrics.auroc(ours.scores("photo")["px"], ours.scores("smooth")["px"])
+    assert score.auroc == pytest.approx(100 * px) and score.bpd == 0

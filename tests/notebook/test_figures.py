@@ -1,0 +1,170 @@
+"""Laws of sheets and pages: what a notebook makes is named, labelled, byte-stable and readable offline."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+mpl.use("Agg")
+
+import nbformat
+
+from flowood_core import objective
+from flowood_core.evidence import page
+from flowood_core.notebook import figures
+from flowood_core.runs import grid
+
+
+@pytest.fixture
+def sheet(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    return figures.start("demo", SimpleNamespace(asdict=lambda: {"profile": "quick", "seed": 0}))
+
+
+def figure():
+    fig, ax = figures.figure("single")
+    ax.plot([0, 1], [0, 1])
+    return fig
+
+
+def test_a_manifest_names_every_artefact_and_is_written_last(sheet, tmp_path):
+    sheet.save_figure(figure(), "fig_x", "a line")
+    sheet.save_table(pd.DataFrame({"a": [1.0]}), "table_x", "one number")
+    manifest = tmp_path / "quick" / "notebooks" / "demo.json"
+    assert not manifest.exists()
+    sheet.finish(extra=3)
+    said = json.loads(manifest.read_text())
+    assert said["artefacts"] == ["figures/fig_x.png", "tables/table_x.csv"] and said["extra"] == 3
+    assert all((tmp_path / "quick" / a).exists() for a in said["artefacts"])
+    assert not list(tmp_path.rglob("*.part*")) and not list(tmp_path.rglob(".*.part*"))
+
+
+def test_the_same_figure_is_the_same_to_the_byte(sheet, tmp_path):
+    png = tmp_path / "quick" / "figures" / "fig_x.png"
+    sheet.save_figure(figure(), "fig_x")
+    first = png.read_bytes()
+    sheet.save_figure(figure(), "fig_x")
+    assert png.read_bytes() == first and sheet.artefacts == ["figures/fig_x.png"]
+
+
+def test_a_quick_figure_says_that_it_is_quick(sheet):
+    fig = figure()
+    sheet.save_figure(fig, "fig_x")
+    assert any("quick" in text.get_text() for text in fig.texts)
+
+
+def test_a_notebook_may_say_what_its_figures_show_instead(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    params = SimpleNamespace(asdict=lambda: {"profile": "quick"})
+    sheet = figures.start("demo", params, label="your own images")
+    first, second = figure(), figure()
+    sheet.save_figure(first, "fig_x")
+    sheet.save_figure(second, "fig_y", label="an exact curve")
+    assert [t.get_text() for t in first.texts] == ["your own images"]
+    assert [t.get_text() for t in second.texts] == ["an exact curve"]
+
+
+def test_an_image_far_out_does_not_squeeze_a_histogram():
+    rng = np.random.default_rng(0)
+    values = {"photo": np.append(rng.normal(size=1000), 1e4), "digits": rng.normal(3, 1, size=1000)}
+    fig, axes = figures.figure(columns=2)
+    for ax, quantiles in zip(axes, ((0, 1), (0.005, 0.995)), strict=True):
+        figures.draw_histograms(ax, values, colours=figures.colours_of(values), quantiles=quantiles)
+    assert axes[0].get_xlim()[1] > 1e4 and axes[1].get_xlim()[1] < 10
+    figures.plt.close(fig)
+
+
+def test_the_first_set_is_the_upper_box_also_where_panels_share_the_axis():
+    values = {"photo": np.arange(9.0), "digits": np.arange(9.0)}
+    fig, axes = figures.figure(columns=2, sharey=True)
+    for ax in axes:
+        figures.draw_boxes(ax, values)
+    bottom, top = axes[0].get_ylim()
+    assert top < bottom and list(axes[0].get_yticks()) == [1, 2]
+    figures.plt.close(fig)
+
+
+def test_an_unknown_figure_size_lists_the_known_ones():
+    with pytest.raises(ValueError, match="single, wide"):
+        figures.figure("huge")
+
+
+@pytest.mark.parametrize(("score", "marker"), [(0.5, "line"), (1e6, ">"), (-1e6, "<")])
+def test_a_score_far_from_id_becomes_an_arrow_at_the_edge(score, marker):
+    id_scores = np.random.default_rng(0).normal(size=500)
+    fig, ax = figures.figure()
+    figures.draw_score(ax, id_scores, score, gamma=1.6)
+    low, high = ax.get_xlim()
+    assert low < -2 and 2 < high < 10, "ID and the threshold stay readable"
+    marks = [line.get_marker() for line in ax.lines if line.get_color() == figures.RED]
+    assert marks == [marker if marker != "line" else "None"]
+    figures.plt.close(fig)
+
+
+def test_the_regression_line_of_fig_3_is_least_squares():
+    rng = np.random.default_rng(0)
+    c = rng.uniform(2, 8, 50)
+    _, ax = figures.figure()
+    figures.draw_complexity_vs_likelihood(ax, {"photo": (c, 3 * c + 1)})
+    line = ax.get_lines()[0]
+    slope = np.ptp(line.get_ydata()) / np.ptp(line.get_xdata())
+    assert slope == pytest.approx(3)
+
+
+def test_show_source_shows_the_code_without_its_docstring(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda x: shown.append(x.data))
+    figures.show_source(objective.loss_id)
+    assert "return -log_px.mean()" in shown[0] and "eq. (2)" not in shown[0]
+    figures.show_source(objective.loss_id, doc=True)
+    assert "eq. (2)" in shown[1]
+
+
+def test_numbers_are_formatted_and_text_cells_kept(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda x: shown.append(x.data))
+    figures.show_table(pd.DataFrame({"a": [1.23456, np.nan], "b": ["83.2 [80.1, 86.0]", "not run"]}))
+    assert "1.2<" in shown[0] and "–" in shown[0] and "83.2 [80.1, 86.0]" in shown[0]
+
+
+def test_a_report_without_manifests_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="make reproduce PROFILE=quick"):
+        page.bind("quick")
+
+
+def test_the_page_holds_every_artefact_and_reads_offline(sheet, tmp_path):
+    sheet.save_figure(figure(), "fig_x", "a <line>")
+    sheet.save_table(pd.DataFrame({"a": [1.0]}), "table_x", "one number")
+    sheet.finish()
+    cells = [nbformat.v4.new_markdown_cell("# Demo\n$x^2$ and `$code$`"), nbformat.v4.new_code_cell("1 + 1")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "quick" / "notebooks" / "demo.ipynb")
+    index = page.bind("quick")
+    text, executed = index.read_text(), (index.parent / "demo.html").read_text()
+    assert "a &lt;line&gt;" in text and 'href="demo.html"' in text and "quick profile" in text.lower()
+    for link in re.findall(r'(?:src|href)="([^"#]+)"', text + executed):
+        assert "//" not in link and (index.parent / link).exists(), link
+    assert "<math" in executed and "<code>$code$</code>" in executed and "<script" not in executed
+
+
+@pytest.mark.parametrize(
+    ("latex", "wanted"),
+    [
+        ("$a$", "<math"),
+        (r"$$\frac{1}{2} \tag{3}$$", "(3)"),
+        ("`$a$`", "`$a$`"),
+        ("5 $ and no formula", "5 $ and"),
+    ],
+)
+def test_formulas_become_mathml_and_code_stays(latex, wanted):
+    assert wanted in page.mathml(latex)
+
+
+def test_the_status_page_can_be_written_before_anything_has_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    text = page.bind_status("smoke").read_text()
+    assert f"{len(grid.by_run_id('smoke'))} waiting" in text and "index.html" not in text
