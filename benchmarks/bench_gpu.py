@@ -27,7 +27,7 @@ from benchmarks import baselines, bench
 from flowood_core import flow, lipschitz, runs, train
 from flowood_core.engine import compiled
 from flowood_core.outliers import image as outliers
-from flowood_core.train import step
+from flowood_core.train import loop, step
 
 PAPER_STEPS = 500 * (50_000 // 128)  # 500 epochs of CIFAR-10 in batches of 128
 FIGURES: dict[str, tuple[str, str, Callable[[], bench.Ways]]] = {}
@@ -99,7 +99,7 @@ def ours(n_rows: int, squeeze: int, hidden: int, *, bf16: bool = False, compiled
     flows = [flow.image_flow(squeeze=squeeze, hidden=hidden, seed=k).to(HERE.device) for k in range(n_rows)]
     methods = [outliers.METHODS[name] for name in ("ccm_gaussian", "mle", "gaussian", "ccm", "ccm_gaussian")]
     draws = [
-        train._Draws(x, method, 128, one, train.STEPS_A_DRAW)
+        loop._Draws(x, method, 128, one, loop.STEPS_A_DRAW)
         for one, method in zip(settings, itertools.cycle(methods), strict=False)
     ]
     numbers = itertools.count()
@@ -199,12 +199,12 @@ def _() -> bench.Ways:
         )
 
     def many() -> int:
-        return train.draw_batches(x, outliers.ccm_gaussian, 0, train.STEPS_A_DRAW, 128, SETTINGS)[1].numel()
+        return train.draw_batches(x, outliers.ccm_gaussian, 0, loop.STEPS_A_DRAW, 128, SETTINGS)[1].numel()
 
     ways = {
         "PIL Dataset in a DataLoader, moved": loader,
         "flowood, a batch at a time": batches,
-        f"flowood, {train.STEPS_A_DRAW} batches at a time": many,
+        f"flowood, {loop.STEPS_A_DRAW} batches at a time": many,
     }
     return {name: finished(work) for name, work in ways.items()}
 

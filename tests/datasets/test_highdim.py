@@ -213,7 +213,3 @@ def test_embedded_sets_serve_the_quick_profile():
 def test_the_printed_fingerprints_are_read_from_table_8():
     assert (highdim.expected("chest_xray").mean, highdim.expected("chest_xray_bad").sd) == (3.40, 0.29)
     assert highdim.expected("magnetic_tile") is None
-
-
-def test_the_command_refuses_what_it_does_not_know(capsys):
-    assert highdim.main(["cifar10"]) == 2 and "koniq10k" in capsys.readouterr().err

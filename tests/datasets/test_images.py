@@ -14,7 +14,16 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from flowood_core import datasets
 from flowood_core.complexity import image_complexity
-from flowood_core.datasets import ImageSet, MissingData, digest, embedded, load, load_prepared, mixed_pool
+from flowood_core.datasets import (
+    ImageSet,
+    MissingData,
+    digest,
+    embedded,
+    images,
+    load,
+    load_prepared,
+    mixed_pool,
+)
 
 SPLITS = ("train", "test")
 each_set = pytest.mark.parametrize("name", datasets.EMBEDDED)
@@ -92,7 +101,7 @@ def places(photographs, name: str, split: str, n: int) -> list[tuple[int, int, i
     return found
 
 
-@pytest.mark.parametrize("name", datasets.CROPS_BPD)
+@pytest.mark.parametrize("name", images.CROPS_BPD)
 def test_crops_are_real_pixels_and_those_of_test_are_in_no_training_crop(name, photographs):
     n = 10
     train, test = (places(photographs, name, split, n) for split in SPLITS)
@@ -290,7 +299,7 @@ def test_remembered_complexity_is_what_would_be_measured(tmp_path, monkeypatch):
     x = datasets.load("digits", "test").x[:5]
     first = datasets.complexity_of(x)
     (remembered,) = (tmp_path / ".cache").glob("*.npy")
-    monkeypatch.setattr(datasets, "image_complexity", lambda _: pytest.fail("measured again"))
+    monkeypatch.setattr(images, "image_complexity", lambda _: pytest.fail("measured again"))
     assert torch.equal(datasets.complexity_of(x), first)
     monkeypatch.undo()
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))

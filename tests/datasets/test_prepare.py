@@ -21,6 +21,7 @@ from scipy.io import savemat
 from served import serving
 
 from flowood_core import datasets
+from flowood_core.__main__ import main
 from flowood_core.complexity import image_complexity
 from flowood_core.datasets import MissingData, download, prepare, readers, registry
 from flowood_core.datasets.prepare import PrepareError
@@ -421,7 +422,7 @@ def test_a_stand_in_is_refused_unless_one_insists_and_the_record_says_so(cifar10
         datasets.load("cifar10", "test")
     assert "refused" in str(caught.value) and "--anyway cifar10" in str(caught.value)
     assert not list(cifar10.images.glob("*.npz")) and not list(cifar10.images.glob("*.json"))
-    assert prepare.main(["--anyway", "cifar10"]) == 0
+    assert main(["data", "--anyway", "cifar10"]) == 0
     assert not cifar10.record("cifar10")["accepted"] and len(datasets.load("cifar10", "test")) == N_TEST
     assert cifar10.server.count("cifar10/cifar-10-python.tar.gz") == 1, "the archive is still there"
 
@@ -554,23 +555,24 @@ def test_our_hash_holds_a_file_that_has_no_published_one(lab):
 
 
 def test_the_command_prepares_lists_and_fails_with_words(cifar10, capsys):
-    assert prepare.main(["cifar10", "--list"]) == 0
+    assert main(["data", "cifar10"]) == 0 == main(["data"])
     out = capsys.readouterr().out
     assert f"cifar10: ready in {cifar10.images}" in out
     assert f"train {N_TRAIN}, test {N_TEST}" in out and "prepared" in out and "accepted" in out
     assert all(name in out for name in registry.SETS) and "missing" in out and "licence" in out
     cifar10.offer("isun", {"iSUN.tar.gz": b"gone"}, manner="404")
-    assert prepare.main(["isun"]) == 1 and "answers 404" in capsys.readouterr().err
-    for wrong in (["mnist"], []):
-        with pytest.raises(SystemExit) as caught:
-            prepare.main(wrong)
-        assert caught.value.code == 2 and "cifar10, cifar100" in capsys.readouterr().err
+    assert main(["data", "isun"]) == 1 and "answers 404" in capsys.readouterr().err
+    assert main(["data", "mnist"]) == 2
+    err = capsys.readouterr().err
+    assert (
+        all(name in err for name in ("cifar10, cifar100", "koniq10k", "movie_reviews")) and "got mnist" in err
+    )
 
 
 def test_the_list_measures_what_was_supplied_by_hand(lab, capsys):
     lab.print_in_table("svhn", X["test"], shift=1.0)
     lab.images.mkdir()
     np.savez(lab.images / "svhn_test.npz", x=X["test"])
-    assert prepare.main(["--list"]) == 0
+    assert main(["data"]) == 0
     out = capsys.readouterr().out
     assert "half supplied" in out and f"test {N_TEST}" in out and "over 200 images: refused" in out

@@ -69,7 +69,7 @@ def test_a_claim_about_units_would_hold_for_an_objective_without_units(
     monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
     run = runs.run_or_load(next(s for s in grid.rows("smoke", "table_2") if s.method == "mle"))
     run.metrics["id"]["log_px_mean"] = 4000.0  # nats, as of a trained flow; smoke trains for one epoch only
-    runs.write_json(run.folder / "metrics.json", run.metrics)
+    runs.RunFolder(run.spec).write_json("metrics.json", run.metrics)
     if invariant:
         monkeypatch.setattr(claims.objective, "penalty", lambda log_px: log_px)
     assert claims.judge(claims.TESTS["no_threshold"]("smoke")).word == word

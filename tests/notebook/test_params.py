@@ -50,7 +50,7 @@ def check(*cells: str, injected: str | None = None) -> params.Parameters:
 @pytest.fixture(autouse=True)
 def presets(tmp_path, monkeypatch):
     """Presets of our own, empty at first: a function that writes one."""
-    monkeypatch.setattr(params, "_presets", lambda: tmp_path)
+    monkeypatch.setattr(profiles, "_folder", lambda: tmp_path)
     for profile in ("quick", "sample", "paper"):
         (tmp_path / f"{profile}.yaml").write_text("defaults: {}\n")
     return lambda profile, content: (tmp_path / f"{profile}.yaml").write_text(yaml.safe_dump(content))
