@@ -34,6 +34,7 @@ from flowood_core import complexity, datasets, flow, lipschitz, runs, train
 from flowood_core.datasets import corpora
 from flowood_core.engine import compiled
 from flowood_core.features import backbones, encoders, map_flows
+from flowood_core.features import bank as bank_of
 from flowood_core.outliers import image as outliers
 from flowood_core.outliers import text as text_outliers
 from flowood_core.system import paths
@@ -261,8 +262,8 @@ def _() -> Ways:
         ours = map_flows.fast_flow(backbone, 128, hidden_ratio=0.16)
         using = dataclasses.replace(settings, bf16=bf16)
 
-        def store() -> map_flows.FeatureBank:
-            return map_flows.FeatureBank(ours, x, outliers.ccm_gaussian, stored)
+        def store() -> bank_of.FeatureBank:
+            return bank_of.FeatureBank(ours, x, outliers.ccm_gaussian, stored)
 
         before = store() if frozen and kept else None
 
@@ -271,7 +272,7 @@ def _() -> Ways:
                 train.fit(ours, x, outliers.ccm_gaussian, settings=using, log_every=using.steps)
                 return epochs * len(x)
             bank = before or store()
-            on_bank = map_flows.OnBank(ours, bank)
+            on_bank = bank_of.OnBank(ours, bank)
             train.fit(on_bank, bank.indices(), bank.outliers, settings=using, log_every=using.steps)
             return epochs * len(x)
 

@@ -97,7 +97,7 @@ def ours(n_rows: int, squeeze: int, hidden: int, *, bf16: bool = False, compiled
     began = time.perf_counter()
     settings = [dataclasses.replace(SETTINGS, bf16=bf16, seed=k) for k in range(n_rows)]
     flows = [flow.image_flow(squeeze=squeeze, hidden=hidden, seed=k).to(HERE.device) for k in range(n_rows)]
-    methods = [outliers.METHODS[name] for name in ("ccm_gaussian", "mle", "gaussian", "ccm", "ccm_gaussian")]
+    methods = [outliers.ccm_gaussian, None, outliers.gaussian, outliers.ccm, outliers.ccm_gaussian]
     draws = [
         loop._Draws(x, method, 128, one, loop.STEPS_A_DRAW)
         for one, method in zip(settings, itertools.cycle(methods), strict=False)

@@ -20,14 +20,14 @@ import torch
 
 from benchmarks import bench
 from flowood_core import runs, train
-from flowood_core.features import backbones, map_flows
+from flowood_core.features import backbones, cs_flow, map_flows
 from flowood_core.train import step
 
 HERE = Path(__file__).parent
 SIZE = 256
 MODELS = {
     "fastflow": lambda: map_flows.fast_flow(backbones.load("wide_resnet50_2:untrained"), SIZE, blocks=8),
-    "cs_flow": lambda: map_flows.cs_flow(backbones.load("efficientnet_b5:untrained"), SIZE),
+    "cs_flow": lambda: cs_flow.cs_flow(backbones.load("efficientnet_b5:untrained"), SIZE),
 }
 
 

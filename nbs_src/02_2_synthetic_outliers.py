@@ -49,7 +49,7 @@ from PIL import Image, ImageFilter
 from flowood_core import datasets
 from flowood_core.notebook import params, figures
 from flowood_core.complexity import image_complexity
-from flowood_core.outliers import image as outliers
+from flowood_core.outliers import blur, image as outliers
 
 P = params.check(globals(), notebook="02_2_synthetic_outliers")
 sheet = figures.start("02_2_synthetic_outliers", P)
@@ -72,7 +72,7 @@ The paper leaves $\mathbf g$ and $k$ open and gives a radius of 1. Radius is the
 
 # %%
 figures.show_source(outliers.gaussian_blur)
-figures.show_source(outliers.blur_rows)
+figures.show_source(blur.blur_rows)
 
 # %% [markdown]
 r"""
@@ -83,7 +83,7 @@ r"""
 line = torch.zeros(1, 1, 33, 33, dtype=torch.uint8)
 line[..., 16] = 255  # a bright column: what comes out along a row is g along one axis
 through_pillow = outliers.gaussian_blur(line, P.blur_radius)[0, 0, 16] / 255
-g = torch.linalg.matrix_power(outliers.box_pass(33, P.blur_radius), 3)[16]
+g = torch.linalg.matrix_power(blur.box_pass(33, P.blur_radius), 3)[16]
 i = torch.arange(33) - 16
 gauss = torch.exp(-0.5 * (i / P.blur_radius) ** 2)
 kernel = pd.DataFrame(

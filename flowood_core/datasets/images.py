@@ -6,137 +6,21 @@ Everything is uint8, shaped (n, c, h, w), as stored on disk and never normalised
 Pillow-exact blur are defined on bytes.
 """
 
-import contextlib
-import dataclasses
-import functools
-import hashlib
-import io
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import UInt8
 from torch import Tensor
 
-from flowood_core.complexity import codec_versions, image_complexity
 from flowood_core.datasets import prepare, registry
+from flowood_core.datasets.embedded import EMBEDDED, embedded
+from flowood_core.datasets.sets import ImageSet, MissingData
 from flowood_core.system import paths
-from flowood_core.system.files import write_atomically
 
-__all__ = [
-    "EMBEDDED",
-    "LABELS",
-    "NOT_SHOWN",
-    "ImageSet",
-    "MissingData",
-    "complexity_of",
-    "digest",
-    "embedded",
-    "load",
-    "load_prepared",
-    "mixed_pool",
-]
-
-SIDE = 32
-TILE = 64  # photographs are cut into tiles; a crop never crosses the border of its tile
-STRIDE = 5
-CROPS_BPD = {  # crops are sorted into sets by their complexity, as the paper orders its sets by theirs
-    "photo": (6.5, 8.5),  # walls, leaves, tiles; CIFAR-10 has 6.7
-    "smooth": (0.0, 5.0),  # sky, out-of-focus background; SVHN has 5.0
-    "aliased": (8.0, 99.0),  # iSUN has 8.2
-}
-
-EMBEDDED = {
-    "photo": "textured 32x32 crops of scikit-learn's two photographs (complex; the ID set of the quick profile)",
-    "enlarged": "the middle of photo crops enlarged by 2, as by a digital zoom (simpler than photo, same content)",
-    "smooth": "smooth 32x32 crops of the same photographs: sky and out-of-focus background (simple)",
-    "digits": "scikit-learn's handwritten digits, 8x8 enlarged to 32x32, grey as RGB (simple)",
-    "aliased": "textured crops after naive subsampling by 2, as iSUN was made (more complex than photo)",
-}
-
-LABELS = {
-    "photo": "photo crops",
-    "enlarged": "enlarged crops",
-    "smooth": "smooth crops",
-    "digits": "digits",
-    "aliased": "aliased crops",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "svhn": "SVHN",
-    "lsun": "LSUN",
-    "isun": "iSUN",
-    "celeba": "CelebA",
-    "scenes_tinyimagenet": "scenes (Tiny-ImageNet, not LSUN)",
-    "faces_rmfd": "faces (RMFD, not CelebA)",
-}
-
-
-NOT_SHOWN = frozenset({"faces_rmfd"})  # identifiable people: numbers may be published, pictures never
-
-
-class MissingData(FileNotFoundError):
-    """A data set is neither embedded nor prepared nor to be had; the message names the ways to supply it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageSet:
-    """A named split of images.
-
-    Attributes:
-        name, split: what it is; `split` is train or test.
-        x: uint8 (n, c, h, w).
-        source: where it came from, for the provenance of a run.
-    """
-
-    name: str
-    split: str
-    x: UInt8[Tensor, "n c h w"]
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def label(self) -> str:
-        return LABELS.get(self.name, self.name)
-
-    @property
-    def pictures(self) -> UInt8[Tensor, "n c h w"]:
-        """The images, to be shown.
-
-        Raises:
-            PermissionError: the set shows identifiable people (`NOT_SHOWN`); its numbers may be shown.
-        """
-        if self.name in NOT_SHOWN:
-            raise PermissionError(
-                f"pictures of {self.name!r} are never shown, they are of identifiable people; choose another set"
-            )
-        return self.x
-
-    def first(self, n: int | None) -> "ImageSet":
-        """The first n images (all when n is None or larger than the set)."""
-        return self if n is None else dataclasses.replace(self, x=self.x[:n])
-
-    def drawn(self, n: int | None, seed: int) -> "ImageSet":
-        """n images drawn without replacement, seeded, in the drawn order (all when n is None or too large)."""
-        if n is None or n >= len(self):
-            return self
-        rng = np.random.default_rng(seed)
-        return dataclasses.replace(self, x=self.x[torch.from_numpy(rng.permutation(len(self))[:n].copy())])
-
-    def facts(self) -> dict[str, object]:
-        """Count, shape, source and content hash: what a run records about its data."""
-        return {
-            "name": self.name,
-            "split": self.split,
-            "n": len(self),
-            "shape": list(self.x.shape[1:]),
-            "source": self.source,
-            "sha256": digest(self.x),
-        }
+__all__ = ["load", "load_prepared", "mixed_pool"]
 
 
 def load(name: str, split: str) -> ImageSet:
@@ -173,15 +57,6 @@ def load_prepared(name: str, split: str) -> ImageSet:
     return ImageSet(name, split, _read_npz(path), f"prepared file {path.name}")
 
 
-@functools.lru_cache(maxsize=16)
-def embedded(name: str, split: str) -> ImageSet:
-    """A set made from images inside installed packages; train and test come from disjoint image regions."""
-    if name not in EMBEDDED:
-        raise MissingData(f"expected one of the embedded sets {', '.join(EMBEDDED)}, got {name!r}")
-    x = {"digits": _digits, "enlarged": _enlarged}.get(name, lambda split: _crops(name, split))(split)
-    return ImageSet(name, split, x, EMBEDDED[name])
-
-
 def mixed_pool(sets: list[ImageSet], n: int, seed: int = 0) -> UInt8[Tensor, "n c h w"]:
     """Real outliers of the RO row: n images, equal shares of each set, drawn without replacement (A18).
 
@@ -199,32 +74,6 @@ def mixed_pool(sets: list[ImageSet], n: int, seed: int = 0) -> UInt8[Tensor, "n 
                 f"expected at least {share} images of {s.name}/{s.split} for the pool, got {len(s)}"
             )
     return torch.cat([s.drawn(share, seed).x[:share] for s, share in zip(sets, shares, strict=True)])
-
-
-def complexity_of(x: UInt8[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
-    """C(x) of a whole set, as `complexity.image_complexity`, remembered by content below the outputs folder.
-
-    The key is the bytes of the images and the codec that measured them, so that neither another set nor
-    another version of Pillow ever reads a stale value. A cache that cannot be read or written is no error.
-    """
-    key = hashlib.sha256((digest(x) + repr(sorted(codec_versions().items()))).encode()).hexdigest()[:24]
-    path = paths.outputs_root() / ".cache" / f"complexity-{key}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    bpd = image_complexity(x)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.save(buffer, bpd.numpy(), allow_pickle=False)
-        write_atomically(path, buffer.getvalue())
-    return bpd
-
-
-def digest(x: Tensor) -> str:
-    """sha256 of shape and bytes of an array: tells whether two runs saw the same data."""
-    h = hashlib.sha256(repr((str(x.dtype), tuple(x.shape))).encode())
-    h.update(np.ascontiguousarray(x.numpy()).data)
-    return h.hexdigest()
 
 
 def _read_npz(path: Path) -> Tensor:
@@ -278,54 +127,3 @@ def _missing(name: str, split: str, why: str = "") -> str:
 
 def _prepared_names(folder: Path) -> list[str]:
     return sorted(p.stem for p in folder.glob("*_*.npz")) if folder.is_dir() else []
-
-
-def _digits(split: str) -> Tensor:
-    from sklearn.datasets import load_digits
-
-    small = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
-    large = np.stack(
-        [np.asarray(Image.fromarray(a).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for a in small]
-    )
-    x = torch.from_numpy(large)[:, None].repeat(1, 3, 1, 1)
-    return x[:797] if split == "train" else x[797:]
-
-
-def _enlarged(split: str) -> Tensor:
-    quarter = SIDE // 4
-    middle = embedded("photo", split).x[:, :, quarter:-quarter, quarter:-quarter]
-    return torch.stack([_resized(image) for image in middle])
-
-
-def _resized(image: Tensor) -> Tensor:
-    picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-    large = np.array(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    return torch.from_numpy(large).permute(2, 0, 1)
-
-
-def _photographs() -> list[np.ndarray]:
-    from sklearn.datasets import load_sample_images
-
-    return [np.asarray(image) for image in load_sample_images().images]
-
-
-def _crops(name: str, split: str) -> Tensor:
-    """Windows that lie inside the tiles of one split, so that train and test share no pixel."""
-    crops = []
-    for image in _photographs():
-        # naive subsampling, no smoothing: this is what makes iSUN complex. Four phases, four images
-        views = [image[i::2, j::2] for i in (0, 1) for j in (0, 1)] if name == "aliased" else [image]
-        for view in views:
-            for row, column in np.ndindex(view.shape[0] // TILE, view.shape[1] // TILE):
-                if ((row + 2 * column) % 4 == 0) != (split == "test"):
-                    continue  # every fourth tile tests, spread over the photograph
-                tile = view[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
-                windows = np.lib.stride_tricks.sliding_window_view(tile, (SIDE, SIDE), axis=(0, 1))
-                crops.append(windows[::STRIDE, ::STRIDE].reshape(-1, 3, SIDE, SIDE))
-    x = torch.from_numpy(np.concatenate(crops))
-    bpd = complexity_of(x)
-    low, high = CROPS_BPD[name]
-    keep = (bpd >= low) & (bpd < high)
-    # neighbouring windows share pixels: shuffle once, so that the first n are spread over the photographs
-    order = torch.from_numpy(np.random.default_rng(0).permutation(int(keep.sum())))
-    return x[keep][order]

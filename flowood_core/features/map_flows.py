@@ -9,15 +9,13 @@ dimensions is theirs.
 """
 
 import contextlib
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from flowood_core.features.backbones import Backbone
@@ -26,21 +24,16 @@ from flowood_core.flow import dequantise, draw_permutations
 __all__ = [
     "LABELS",
     "AllInOne",
-    "CSFlow",
-    "CrossScaleCoupling",
     "FastFlow",
-    "FeatureBank",
     "FeatureFlow",
-    "OnBank",
-    "cs_flow",
     "fast_flow",
     "image_scores",
+    "seeded",
 ]
 
 LABELS = {"fastflow": "FastFlow", "cs_flow": "CS-Flow"}
 
 Maps = list[Float[Tensor, "b c h w"]]
-CS_SCALES = 3
 LEAST_SD = 0.25  # of the mean sd, added to each; with 0.1 the trained flow gave unseen ID images less log p
 
 
@@ -252,7 +245,7 @@ class FastFlow(FeatureFlow):
     ):
         super().__init__(backbone, size)
         self.count_norm = count_norm
-        with _seeded(seed):
+        with seeded(seed):
             self.norms = nn.ModuleList(nn.LayerNorm(shape) for shape in self.maps)
             self.flows = nn.ModuleList(
                 _fast_flow_blocks(c, blocks, hidden_ratio, kernels, clamp, np.random.default_rng([seed, k]))
@@ -337,184 +330,6 @@ def _fast_flow_blocks(
 # --- CS-Flow -------------------------------------------------------------------------------------------------
 
 
-class _CrossScale(nn.Module):
-    """Three maps to three maps: a convolution each, then same-scale, coarser and finer neighbours are added.
-
-    The last step is a factor per map that starts at 0, so that the coupling starts as the identity.
-    """
-
-    def __init__(self, c_in: int, c_out: int, hidden: int, kernel: int, slope: float = 0.1):
-        super().__init__()
-        self.slope = slope
-        scales = range(CS_SCALES)
-        self.first = nn.ModuleList(nn.Conv2d(c_in, hidden, kernel, padding="same") for _ in scales)
-        self.same = nn.ModuleList(nn.Conv2d(hidden, c_out, kernel, padding="same") for _ in scales)
-        up = nn.ModuleList(nn.Conv2d(hidden, c_out, kernel, padding="same") for _ in scales[1:])
-        down = nn.ModuleList(
-            nn.Conv2d(hidden, c_out, kernel, stride=2, padding=kernel // 2) for _ in scales[1:]
-        )
-        self.up, self.down = up, down
-        self.gamma = nn.ParameterList(nn.Parameter(torch.zeros(1)) for _ in scales)
-
-    def forward(self, x: Maps) -> Maps:
-        h = [F.leaky_relu(conv(m), self.slope) for conv, m in zip(self.first, x, strict=True)]
-        out = [conv(m) for conv, m in zip(self.same, h, strict=True)]
-        for k in range(CS_SCALES - 1):  # k is the finer of two neighbours
-            coarse = F.interpolate(h[k + 1], size=h[k].shape[2:], mode="bilinear")
-            out[k] = out[k] + self.up[k](coarse)
-            out[k + 1] = out[k + 1] + self.down[k](h[k])
-        return [m * g for m, g in zip(out, self.gamma, strict=True)]
-
-
-class CrossScaleCoupling(nn.Module):
-    """Permutation, then both halves in turn scaled and shifted, each by all scales of the other (CS-Flow).
-
-    y1 = x1 exp(e(s2)) + t2 with (s2, t2) = subnet(x2), then y2 = x2 exp(e(s1)) + t1 with (s1, t1) = subnet(y1);
-    e(s) = clamp 2/pi atan(s / clamp) bounds the log-scale (published with 0.636 for 2/pi).
-    """
-
-    def __init__(
-        self, channels: int, hidden: int, kernel: int, permutations: Sequence[np.ndarray], clamp: float = 3.0
-    ):
-        super().__init__()
-        self.c1, self.clamp = channels // 2, clamp
-        c2 = channels - self.c1
-        self.of_second = _CrossScale(c2, 2 * self.c1, hidden, kernel)
-        self.of_first = _CrossScale(self.c1, 2 * c2, hidden, kernel)
-        for k, p in enumerate(permutations):
-            self.register_buffer(f"permutation_{k}", torch.from_numpy(np.asarray(p, np.int64)))
-
-    def forward(self, x: Maps) -> tuple[Maps, Float[Tensor, " b"]]:
-        """The transformed maps and log|det| per sample, in nats: of each sample alone, never of the batch."""
-        x = [m.index_select(1, self._permutation(k)) for k, m in enumerate(x)]
-        x1, x2 = [m[:, : self.c1] for m in x], [m[:, self.c1 :] for m in x]
-        y1, ladj_1 = self._couple(x1, self.of_second(x2))
-        y2, ladj_2 = self._couple(x2, self.of_first(y1))
-        return [torch.cat(pair, 1) for pair in zip(y1, y2, strict=True)], ladj_1 + ladj_2
-
-    def inverse(self, y: Maps) -> Maps:
-        """x of `forward`: the second half first, with the shift that belongs to it."""
-        y1, y2 = [m[:, : self.c1] for m in y], [m[:, self.c1 :] for m in y]
-        x2 = self._uncouple(y2, self.of_first(y1))
-        x1 = self._uncouple(y1, self.of_second(x2))
-        x = [torch.cat(pair, 1) for pair in zip(x1, x2, strict=True)]
-        return [m.index_select(1, self._permutation(k).argsort()) for k, m in enumerate(x)]
-
-    def _permutation(self, k: int) -> Tensor:
-        return self.get_buffer(f"permutation_{k}")
-
-    def _log_scale(self, a: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        a = a.to(x.dtype)  # under bfloat16 autocast only the subnets are rounded
-        s, t = a.chunk(2, 1)
-        if self.clamp == 0:
-            return torch.zeros_like(s), t
-        return self.clamp * (2 / math.pi) * torch.atan(s / self.clamp), t
-
-    def _couple(self, x: Maps, a: Maps) -> tuple[Maps, Tensor]:
-        out, ladj = [], x[0].new_zeros(len(x[0]))
-        for m, of in zip(x, a, strict=True):
-            log_scale, shift = self._log_scale(of, m)
-            out.append(m * log_scale.exp() + shift)
-            ladj = ladj + log_scale.flatten(1).sum(1)
-        return out, ladj
-
-    def _uncouple(self, y: Maps, a: Maps) -> Maps:
-        pairs = [self._log_scale(of, m) for m, of in zip(y, a, strict=True)]
-        return [(m - shift) * (-log_scale).exp() for m, (log_scale, shift) in zip(y, pairs, strict=True)]
-
-
-class CSFlow(FeatureFlow):
-    """CS-Flow (Rudolph et al. 2022): one flow over the features of the image at three scales.
-
-    Args:
-        backbone: gives three maps with equal channels, each half as wide as the one before (a pyramid).
-        hidden: width of the cross-scale subnets; 1024 published, with 304 channels of EfficientNet-B5.
-        kernels: one per coupling block; (3, 3, 3, 5) published.
-        clamp: bound of the log-scales; 3 published. At 0 the couplings are additive and the determinant is constant.
-    Raises:
-        ValueError: the maps are not three, unequal in channels, or do not halve.
-    Source: paper section 3.2; the published configuration in DECISIONS.md A23 and A25.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        size: int,
-        *,
-        hidden: int = 1024,
-        kernels: Sequence[int] = (3, 3, 3, 5),
-        clamp: float = 3.0,
-        seed: int = 0,
-    ):
-        super().__init__(backbone, size)
-        self._check_maps()
-        for k, shape in enumerate(self.maps):
-            self.register_buffer(f"mean_{k}", torch.zeros(1, *shape))
-            self.register_buffer(f"sd_{k}", torch.ones(1, *shape))
-        c = self.maps[0][0]
-        with _seeded(seed):
-            rng = np.random.default_rng(seed)
-            self.couplings = nn.ModuleList(
-                CrossScaleCoupling(c, hidden, kernel, [rng.permutation(c) for _ in self.maps], clamp)
-                for kernel in kernels
-            )
-
-    def _check_maps(self) -> None:
-        shapes = self.maps
-        halves = [a[1] == 2 * b[1] and a[2] == 2 * b[2] for a, b in itertools.pairwise(shapes)]
-        if (
-            len(shapes) != CS_SCALES
-            or len({c for c, _, _ in shapes}) != 1
-            or not all(halves)
-            or shapes[0][0] < 2
-        ):
-            raise ValueError(
-                "expected three maps with equal channels, each half the side of the one before, for CS-Flow, got "
-                f"{shapes}; use a backbone that sees three scales (efficientnet_b5, squeezenet_pyramid)"
-            )
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        return list(self.couplings)
-
-    @torch.no_grad()
-    def initialise(self, x: Float[Tensor, "n 3 s s"], batch_size: int = 16) -> "CSFlow":
-        """Measure mean and sd of every element on ID training images, by which features are standardised.
-
-        Not published. The features of different networks and layers differ in scale by factors of hundreds, and
-        the couplings' first steps with them. Per element rather than per channel: a convolution does not know
-        where it is, and without the mean of the place bland images lie nearer to the mean than ID images do.
-        """
-        for k, (mean, sd) in enumerate(self._moments(x, batch_size, self.backbone)):
-            self.get_buffer(f"mean_{k}").copy_(mean)
-            self.get_buffer(f"sd_{k}").copy_(sd)
-        return self
-
-    def transform(self, features: Maps) -> tuple[Maps, Tensor]:
-        z, ladj = features, features[0].new_zeros(len(features[0]))
-        for block in self.couplings:
-            z, one = block(z)
-            ladj = ladj + one
-        return z, ladj
-
-    def invert(self, z: Maps) -> Maps:
-        for block in reversed(self.couplings):
-            z = block.inverse(z)
-        return z
-
-    def _map(self, z: Maps) -> Tensor:
-        # z^2/2 per position, scales weighted by their number of positions: the mean of the map is the image score
-        size, positions = (self.size, self.size), [m[0, 0].numel() for m in z]
-        levels = [
-            0.5 * m.square().mean(1, keepdim=True) * (n / sum(positions))
-            for m, n in zip(z, positions, strict=True)
-        ]
-        return sum(F.interpolate(m, size=size, mode="nearest") for m in levels)[:, 0]
-
-    def _score(self, z: Maps) -> Tensor:
-        return 0.5 * torch.cat([m.flatten(1) for m in z], 1).square().mean(1)
-
-
 def fast_flow(
     backbone: Backbone, size: int, *, blocks: int = 8, hidden_ratio: float = 1.0, seed: int = 0
 ) -> FastFlow:
@@ -523,99 +338,7 @@ def fast_flow(
     return FastFlow(backbone, size, blocks=blocks, hidden_ratio=hidden_ratio, kernels=kernels, seed=seed)
 
 
-def cs_flow(
-    backbone: Backbone, size: int, *, blocks: int = 4, hidden: int = 1024, clamp: float = 3.0, seed: int = 0
-) -> CSFlow:
-    """CS-Flow as published: kernel 3 in all coupling blocks, 5 in the last."""
-    if blocks < 1:
-        raise ValueError(f"expected at least 1 coupling block, got {blocks}")
-    return CSFlow(backbone, size, hidden=hidden, kernels=(*[3] * (blocks - 1), 5), clamp=clamp, seed=seed)
-
-
 # --- frozen outliers -----------------------------------------------------------------------------------------
-
-
-class FeatureBank:
-    """Features of every ID image and of K outliers of each, made once: another method, labelled so.
-
-    Exact training draws a new outlier each time and runs the backbone on it. Here each image has K outliers for
-    the whole training, and the image no dequantisation noise; the backbone then runs 1 + K times per image in all.
-    Features are kept in half precision (relative error 5e-4), standardised as the flow wants them.
-
-    Args:
-        flow: whose features; initialise it first.
-        x: ID images.
-        outliers: ``(x, partner, *, rng) -> x_out``, or None for none.
-        k: outliers per image.
-        seed: of outliers and partners.
-    """
-
-    def __init__(
-        self,
-        flow: FeatureFlow,
-        x: UInt8[Tensor, "n 3 s s"],
-        outliers: Callable[..., Tensor] | None,
-        k: int,
-        *,
-        seed: int = 0,
-        batch_size: int = 16,
-    ):
-        if k < 1:
-            raise ValueError(
-                f"expected at least one frozen outlier per image, got {k}; 0 of a run means exact"
-            )
-        self.n, self.k = len(x), k
-        self.shape = tuple(x.shape[1:])
-        levels = [list(self._features(flow, x, batch_size))]
-        rng = torch.Generator(x.device).manual_seed(seed)
-        for _ in range(k if outliers is not None else 0):
-            partner = (torch.arange(len(x), device=x.device) + torch.randint(
-                1, max(len(x), 2), (len(x),), generator=rng, device=x.device)) % len(x)  # fmt: skip
-            parts = [
-                outliers(x.index_select(0, i), x.index_select(0, partner.index_select(0, i)), rng=rng)
-                for i in torch.arange(len(x), device=x.device).split(batch_size)
-            ]
-            levels.append(list(self._features(flow, torch.cat(parts), batch_size)))
-        self.maps = [torch.cat([level[m] for level in levels]) for m in range(len(flow.maps))]
-
-    @staticmethod
-    def _features(flow: FeatureFlow, x: Tensor, batch_size: int) -> Iterator[Tensor]:
-        with torch.no_grad():
-            parts = [flow.features(dequantise(part)) for part in x.split(batch_size)]
-        return (torch.cat([part[m].half() for part in parts]) for m in range(len(flow.maps)))
-
-    def indices(self) -> Int[Tensor, "n 3 s s"]:
-        """What stands for the images in `train.fit`: the number of each, repeated to the shape of an image.
-
-        The loss is divided by the number of values per sample; this keeps it the images', as in exact training.
-        """
-        numbers = torch.arange(self.n, dtype=torch.int32, device=self.maps[0].device)
-        return numbers.view(-1, 1, 1, 1).expand(-1, *self.shape)
-
-    def outliers(self, x: Tensor, partner: Tensor | None = None, *, rng: torch.Generator) -> Tensor:
-        """The number of one of the K outliers of each image."""
-        draw = torch.randint(1, self.k + 1, (len(x), 1, 1, 1), generator=rng, device=x.device, dtype=x.dtype)
-        return x + draw * self.n
-
-    def take(self, index: Int[Tensor, "b ..."], dtype: torch.dtype) -> Maps:
-        """Features by number."""
-        number = index.flatten(1)[:, 0].long()
-        return [m.index_select(0, number).to(dtype) for m in self.maps]
-
-
-class OnBank:
-    """A feature flow that is trained on numbers of a bank instead of images; everything else is the flow's own."""
-
-    def __init__(self, flow: FeatureFlow, bank: FeatureBank):
-        self.flow, self.bank = flow, bank
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.flow, name)
-
-    def log_prob(self, index: Int[Tensor, "b ..."]) -> Float[Tensor, " b"]:
-        """log p of the features with these numbers, in nats."""
-        dtype = next(self.flow.parameters()).dtype
-        return self.flow.log_densities_of_features(self.bank.take(index, dtype))[1]
 
 
 @torch.inference_mode()
@@ -644,7 +367,7 @@ def image_scores(
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Weights drawn from a seed of their own: nobody's global random state is touched."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

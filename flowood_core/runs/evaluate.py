@@ -56,7 +56,7 @@ def score_arrivals(run: Run) -> Run:
     content["scored_later"] = content.get("scored_later", {}) | dict.fromkeys(arrived, provenance())
     folder.write_scores(arrays)
     folder.write_json("metrics.json", content)
-    return Run(run.spec, run.folder, content)
+    return Run.read(run.spec)
 
 
 def _arrived(spec: Spec, name: str) -> Any:

@@ -13,6 +13,8 @@ from torch import Tensor
 from flowood_core import datasets, train
 from flowood_core.datasets import ImageSet, highdim
 from flowood_core.features import backbones, map_flows
+from flowood_core.features.bank import FeatureBank, OnBank
+from flowood_core.features.cs_flow import cs_flow
 from flowood_core.features.map_flows import FeatureFlow
 from flowood_core.flow import dequantise
 from flowood_core.outliers import image
@@ -68,7 +70,7 @@ class Maps(Spec):
         shared = {"blocks": self.blocks, "seed": self.seed}
         if self.model == "fastflow":
             return map_flows.fast_flow(backbone, self.image_size, hidden_ratio=self.hidden_ratio, **shared)
-        return map_flows.cs_flow(backbone, self.image_size, hidden=self.hidden, clamp=self.clamp, **shared)
+        return cs_flow(backbone, self.image_size, hidden=self.hidden, clamp=self.clamp, **shared)
 
     def outliers(self, data: Images, device: Any) -> Outliers | None:
         if self.method == "mle":
@@ -97,9 +99,9 @@ class Maps(Spec):
         }
         if not self.frozen_outliers:
             return Training(flow, flow, x, outliers, settings, facts)
-        bank = map_flows.FeatureBank(flow, x, outliers, self.frozen_outliers, seed=self.seed)
+        bank = FeatureBank(flow, x, outliers, self.frozen_outliers, seed=self.seed)
         drawn = None if outliers is None else bank.outliers
-        return Training(map_flows.OnBank(flow, bank), flow, bank.indices(), drawn, settings, facts)
+        return Training(OnBank(flow, bank), flow, bank.indices(), drawn, settings, facts)
 
     def measure(self, flow: FeatureFlow, x: Tensor) -> dict[str, np.ndarray]:
         return map_flows.image_scores(flow, x) | {"complexity": datasets.complexity_of(x).numpy()}

@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 
 from flowood_core.runs import Spec, grid
 
-__all__ = ["Standing", "describe", "standing", "standings"]
+__all__ = ["Standing", "describe", "line_of", "standing", "standings"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Standing:
     loss: float = float("nan")
     bpd_id: float = float("nan")
     seconds: float = 0.0
+    absent: tuple[str, ...] = ()
 
     @property
     def eta_s(self) -> float:
@@ -35,7 +36,8 @@ def standing(spec: Spec) -> Standing:
     if (metrics := _json(folder / "metrics.json")) is not None:
         bpd = metrics["id"]["bpd"]
         seconds = metrics["seconds"]["training"]
-        return Standing(spec.run_id, "done", metrics["steps"], metrics["steps"], bpd_id=bpd, seconds=seconds)
+        steps, absent = metrics["steps"], tuple(metrics.get("absent", ()))
+        return Standing(spec.run_id, "done", steps, steps, bpd_id=bpd, seconds=seconds, absent=absent)
     seen = _json(folder / "progress.json") or {}
     facts = {k: seen[k] for k in ("step", "steps", "loss", "bpd_id", "seconds") if k in seen}
     if _is_locked(folder / ".lock"):
@@ -54,14 +56,10 @@ def describe(profile: str) -> str:
     if not rows:
         return f"profile {profile}: its grid has no runs"
     width = max(len(r.run_id) for r in rows)
-    lines = [f"{'run':{width}}  state    step          loss    bits/dim  time"]
-    for r in rows:
-        steps = f"{r.step}/{r.steps}" if r.steps else "-"
-        spent = _minutes(r.seconds) if r.state == "done" else f"{_minutes(r.eta_s)} left"
-        lines.append(
-            f"{r.run_id:{width}}  {r.state:8} {steps:12} {_number(r.loss):>8} {_number(r.bpd_id):>9}  "
-            f"{spent if r.step else '-'}"
-        )
+    lines = [
+        f"{'run':{width}}  state    step          loss    bits/dim  time",
+        *[line_of(r, width) for r in rows],
+    ]
     counts = {
         state: sum(r.state == state for r in rows) for state in ("done", "running", "stopped", "waiting")
     }
@@ -79,6 +77,17 @@ def describe(profile: str) -> str:
         total += f"; {known}, for one worker"
     lines.append(total)
     return "\n".join(lines)
+
+
+def line_of(r: Standing, width: int = 0) -> str:
+    """One row of the table; a run that was scored before a test set was here says so."""
+    steps = f"{r.step}/{r.steps}" if r.steps else "-"
+    spent = _minutes(r.seconds) if r.state == "done" else f"{_minutes(r.eta_s)} left"
+    missing = f"  not scored yet on {', '.join(r.absent)}" if r.absent else ""
+    return (
+        f"{r.run_id:{width}}  {r.state:8} {steps:12} {_number(r.loss):>8} {_number(r.bpd_id):>9}  "
+        f"{spent if r.step else '-'}{missing}"
+    )
 
 
 def _json(path: Any) -> dict[str, Any] | None:

@@ -19,11 +19,12 @@ from flowood_core.datasets import (
     MissingData,
     digest,
     embedded,
-    images,
     load,
     load_prepared,
     mixed_pool,
+    sets,
 )
+from flowood_core.datasets.embedded import CROPS_BPD
 
 SPLITS = ("train", "test")
 each_set = pytest.mark.parametrize("name", datasets.EMBEDDED)
@@ -101,7 +102,7 @@ def places(photographs, name: str, split: str, n: int) -> list[tuple[int, int, i
     return found
 
 
-@pytest.mark.parametrize("name", images.CROPS_BPD)
+@pytest.mark.parametrize("name", CROPS_BPD)
 def test_crops_are_real_pixels_and_those_of_test_are_in_no_training_crop(name, photographs):
     n = 10
     train, test = (places(photographs, name, split, n) for split in SPLITS)
@@ -299,7 +300,7 @@ def test_remembered_complexity_is_what_would_be_measured(tmp_path, monkeypatch):
     x = datasets.load("digits", "test").x[:5]
     first = datasets.complexity_of(x)
     (remembered,) = (tmp_path / ".cache").glob("*.npy")
-    monkeypatch.setattr(images, "image_complexity", lambda _: pytest.fail("measured again"))
+    monkeypatch.setattr(sets, "image_complexity", lambda _: pytest.fail("measured again"))
     assert torch.equal(datasets.complexity_of(x), first)
     monkeypatch.undo()
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))

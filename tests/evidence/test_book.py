@@ -28,12 +28,6 @@ def executed(folder, name, *texts, outputs=()):
     nbformat.write(v4.new_notebook(cells=cells), folder / f"{name}.ipynb")
 
 
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
-    return tmp_path / "quick"
-
-
 def test_a_book_binds_what_was_executed(outputs):
     badge = "[![Open In Colab](https://elsewhere/x.svg)](https://elsewhere)"
     executed(outputs / "notebooks", "00_start_here", f"# Start here\n{badge}\n\nzebra </script> $x^2$")

@@ -8,12 +8,6 @@ from flowood_core.evidence import decisions
 from flowood_core.runs import grid
 
 
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
-    monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
-
-
 def spec(**fields) -> runs.Pixels:
     return runs.Pixels(**({"id": "photo", "method": "ccm_gaussian"} | fields))
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from flowood_core.features import backbones
-from flowood_core.features.map_flows import CSFlow, FastFlow, cs_flow, fast_flow
+from flowood_core.features.cs_flow import CSFlow, cs_flow
+from flowood_core.features.map_flows import FastFlow, fast_flow
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("FLOWOOD_ANOMALIB_PYTHON"),

@@ -50,11 +50,7 @@ def albert(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
-    monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("outputs")
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])

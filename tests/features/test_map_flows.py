@@ -9,15 +9,12 @@ import torch.nn.functional as F
 
 from flowood_core import train
 from flowood_core.features import backbones
+from flowood_core.features.bank import FeatureBank, OnBank
+from flowood_core.features.cs_flow import CrossScaleCoupling, CSFlow, cs_flow
 from flowood_core.features.map_flows import (
     AllInOne,
-    CrossScaleCoupling,
-    CSFlow,
     FastFlow,
-    FeatureBank,
-    OnBank,
     _fast_flow_blocks,
-    cs_flow,
     fast_flow,
     image_scores,
 )

@@ -28,13 +28,6 @@ DRIVER = Path(__file__).parents[1] / "helpers" / "kill_driver.py"
 KILLS = int(os.environ.get("FLOWOOD_KILLS", "20"))
 
 
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
-    monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """One run that nothing happened to, and its folder."""

@@ -19,11 +19,7 @@ def spec(model="fastflow", method="ccm_gaussian", **fields):
     return Maps(**TINY | {"model": model, "method": method, "backbone": backbone} | fields)
 
 
-@pytest.fixture(autouse=True)
-def outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
-    monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("outputs")
 
 
 @pytest.mark.parametrize("frozen", [0, 2], ids=["exact", "frozen"])

@@ -19,11 +19,7 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
-    monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("outputs")
 
 
 def test_ids_of_image_runs_are_those_before_there_were_texts():
