@@ -37,17 +37,19 @@
 namespace {
 
 // L floats in a vector; sums of up to ROWS rows times T vectors of pixels, or of WROWS times WCOLS vectors,
-// stay in registers, of which there are 32 or 16
+// stay in registers, of which there are 32 or 16. CHUNK pixels of all hidden planes stay in the second cache.
+// With 16 registers, 4 x 3 sums leave none to spare, and compilers then keep one of the sums in memory.
 #if defined(__AVX512F__)
-constexpr int L = 16, ROWS = 9, T = 3, WROWS = 5, WCOLS = 5;
+constexpr int L = 16, ROWS = 9, T = 3, WROWS = 5, WCOLS = 5, CHUNK = 1 << 20;
 #elif defined(__AVX__)
-constexpr int L = 8, ROWS = 4, T = 3, WROWS = 3, WCOLS = 4;
+constexpr int L = 8, ROWS = 6, T = 2, WROWS = 3, WCOLS = 4, CHUNK = 352;
 #elif defined(__aarch64__)
-constexpr int L = 4, ROWS = 8, T = 3, WROWS = 5, WCOLS = 5;
+constexpr int L = 4, ROWS = 8, T = 3, WROWS = 5, WCOLS = 5, CHUNK = 352;
 #else
-constexpr int L = 4, ROWS = 4, T = 3, WROWS = 3, WCOLS = 4;
+constexpr int L = 4, ROWS = 6, T = 2, WROWS = 3, WCOLS = 3, CHUNK = 352;
 #endif
-constexpr int TILE = T * L;
+constexpr int UNROLL = L == 16 ? 1 : 4;  // more registers, more work a turn
+constexpr int TILE = T * L, PART = (CHUNK + TILE - 1) / TILE * TILE;
 
 typedef float V __attribute__((vector_size(4 * L)));
 typedef int32_t VI __attribute__((vector_size(4 * L)));
@@ -119,20 +121,21 @@ struct Shape {
     bool half;
     int c1, c2, in, out;          // passive and transformed channels; channels into and out of the subnet
     int K, J, pitch, n, margin, S;  // n: pixels of a plane, up to whole tiles; S: distance of two planes
-    std::vector<int> u, g, rows, tile_rows;  // offsets: of U in x, of G in g, of planes, of one tile
+    int part;                       // pixels of a part of the hidden planes, and their distance in float32
+    std::vector<int> u, g, part_rows, tile_rows;  // offsets: of U in x, of G in g, of a part, of one tile
     std::vector<int32_t> inside;  // -1 where a flat position is a pixel
 
     Shape(const int64_t* d) {
         b = d[0], c = d[1], h = d[2], w = d[3], hidden = d[4], half = d[5];
         c2 = c / 2, c1 = c - c2, in = c1, out = 2 * c2;
         K = 9 * in, J = 9 * out, pitch = w + 1;
-        n = up(h * pitch, 2 * TILE);
+        n = up(h * pitch, half ? 2 * TILE : TILE), part = std::min(n, PART);
         margin = up(pitch + 1, 2 * L), S = n + 2 * margin;
         for (int i = 0; i < in; i++)
             for (int s : shifts()) u.push_back(i * S + s);
         for (int o = 0; o < out; o++)
             for (int s : shifts()) g.push_back(o * S - s);
-        for (int r = 0; r < hidden; r++) rows.push_back(r * S), tile_rows.push_back(r * TILE);
+        for (int r = 0; r < hidden; r++) part_rows.push_back(r * part), tile_rows.push_back(r * TILE);
         inside.assign(n, 0);
         for (int y = 0; y < h; y++)
             for (int x = 0; x < w; x++) inside[y * pitch + x] = -1;
@@ -148,12 +151,13 @@ struct Shape {
 // A matrix (rows, k) cut into blocks of rows, stored [block][k][row]: the order in which `product` reads it.
 // A block has `unit` times so many rows, a number that differs by one at most, so that none is thin.
 struct Blocks {
-    int rows, unit, most;
-    int size(int r0) const {
-        int units = rows / unit, blocks = (units + most - 1) / most;
-        int small = units / blocks, large = units % blocks;
-        return (r0 / unit < large * (small + 1) ? small + 1 : small) * unit;
+    int rows, small, large, turn;  // the first `turn` rows are in large blocks
+    Blocks(int rows, int unit, int most) : rows(rows) {
+        int units = rows / unit, blocks = std::max((units + most - 1) / most, 1);
+        small = units / blocks * unit, large = small + unit;
+        turn = units % blocks * large;
     }
+    int size(int r0) const { return r0 < turn ? large : small; }
 };
 
 struct Packed : Blocks {
@@ -237,7 +241,7 @@ struct Workspace {
             pairs = tile(std::max(s.K, s.J) / 2 + 1), hid_pairs = tile(even / 2);
             if (backward) hid16 = planes16(even), dhid16 = planes16(even);
         } else {
-            hid = planes(s.hidden), dhid = backward ? planes(s.hidden) : nullptr;
+            hid = part(s.hidden * s.part), dhid = backward ? part(s.hidden * s.part) : nullptr;
         }
         size_t before = used;
         if (backward) {
@@ -280,6 +284,7 @@ INLINE void product_rows(const float* A, int nk, const float* B, const int* offs
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
         for (int t = 0; t < T; t++) acc[r][t] = V{};
+#pragma GCC unroll UNROLL
     for (int k = 0; k < nk; k++, A += R) {
         const float* row = B + offset[k];
         V b[T];
@@ -375,6 +380,15 @@ void outer(const float* A, const std::vector<int>& oa, const float* B, int sb, i
     }
 }
 
+// out[c] += planes[c, :], in lanes
+void add_rows(const float* planes, int distance, int count, int pixels, V* out) {
+    for (int c = 0; c < count; c++, planes += distance) {
+        V v = out[c];
+        for (int q = 0; q < pixels; q += L) v += load(planes + q);
+        out[c] = v;
+    }
+}
+
 // planes[i, q] (+)= start[i] + sum over the nine shifts of p[(i, dy, dx), q + sign s]
 void fold(const Shape& s, const float* p, int channels, int sign, const float* start, float* planes,
           bool add) {
@@ -406,23 +420,28 @@ void subnet_forward(const Shape& s, const Weights& w, Workspace& ws) {
     fold(s, ws.p, s.out, 1, w.b2, ws.a, false);
 }
 
-void subnet_backward(const Shape& s, const Weights& w, Workspace& ws, bool want_dx) {
-    for (int q = 0; q < s.n; q += TILE) {
-        hidden_tile(s, w, ws.x, q, ws.hid + q, s.S);
+// hidden planes and their gradients, of pixels q0 to q0 + pixels: ws.hid, ws.dhid and, where wanted, ws.p
+void hidden_backward(const Shape& s, const Weights& w, Workspace& ws, int q0, int pixels, bool want_dx) {
+    for (int at = 0, q = q0; at < pixels; at += TILE, q += TILE) {
+        float *hid = ws.hid + at, *dhid = ws.dhid + at;
+        hidden_tile(s, w, ws.x, q, hid, s.part);
         product(w.w2t, ws.g + q, s.g.data(), [&](int c, int t, V v) {
-            int at = c * s.S + q + t * L;
-            store(ws.dhid + at, keep(load(ws.hid + at) > V{}, v));
+            int i = c * s.part + t * L;
+            store(dhid + i, keep(load(hid + i) > V{}, v));
         });
         if (want_dx)
-            product(w.w1t, ws.dhid + q, s.rows.data(),
+            product(w.w1t, dhid, s.part_rows.data(),
                     [&](int k, int t, V v) { store(ws.p + k * s.S + q + t * L, v); });
     }
-    outer(ws.x, s.u, ws.dhid, s.S, s.hidden, s.n, ws.dw1);
-    outer(ws.g, s.g, ws.hid, s.S, s.hidden, s.n, ws.dw2);
-    for (int c = 0; c < s.hidden; c++) {
-        V v = ws.db1[c];
-        for (int q = 0; q < s.n; q += L) v += load(ws.dhid + c * s.S + q);
-        ws.db1[c] = v;
+}
+
+void subnet_backward(const Shape& s, const Weights& w, Workspace& ws, bool want_dx) {
+    for (int q = 0; q < s.n; q += s.part) {
+        const int pixels = std::min(s.part, s.n - q);
+        hidden_backward(s, w, ws, q, pixels, want_dx);
+        outer(ws.x + q, s.u, ws.dhid, s.part, s.hidden, pixels, ws.dw1);
+        outer(ws.g + q, s.g, ws.hid, s.part, s.hidden, pixels, ws.dw2);
+        add_rows(ws.dhid, s.part, s.hidden, pixels, ws.db1);
     }
 }
 
@@ -790,11 +809,7 @@ void backward(const Shape& s, const W& w, const Affine& f, const Arrays& io, con
             spread(s, io.x + i * s.c * size, s.c, ws.x);
             spread(s, io.a + i * s.out * size, s.out, ws.a);
             couple_backward(s, f, ws, io.dy + i * s.c * size, io.dladj[i]);
-            for (int o = 0; o < s.out; o++) {
-                V v = ws.db2[o];
-                for (int q = 0; q < s.n; q += L) v += load(ws.g + o * s.S + q);
-                ws.db2[o] = v;
-            }
+            add_rows(ws.g, s.S, s.out, s.n, ws.db2);
             subnet_backward(s, w, ws, io.dx != nullptr);
             if (io.dx) {
                 fold(s, ws.p, s.in, -1, nullptr, ws.d, true);
