@@ -18,6 +18,12 @@ from flowood_core.evidence import book, claims
 from flowood_core.system import paths
 
 
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    return tmp_path / "quick"
+
+
 def executed(folder, name, *texts, outputs=()):
     cells = [v4.new_markdown_cell(t) for t in texts]
     cells.append(v4.new_code_cell("1 + 1", outputs=[v4.new_output("execute_result", {"text/plain": "2"})]))
