@@ -176,7 +176,9 @@ def test_plain_python_works_from_annotations():
 
 
 def test_a_script_can_check_its_own_globals(tmp_path, monkeypatch):
-    source = f"{CELL}\nfrom flowood_core import params\nP = params.check(globals(), notebook='script')\n"
+    source = (
+        f"{CELL}\nfrom flowood_core.notebook import params\nP = params.check(globals(), notebook='script')\n"
+    )
     (tmp_path / "a_script.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     assert importlib.import_module("a_script").P.lr == 0.001
@@ -305,7 +307,7 @@ def run(tmp_path_factory):
     cells = [
         nbformat.v4.new_code_cell(CELL, metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell(
-            "from flowood_core import params\n"
+            "from flowood_core.notebook import params\n"
             f"P = params.check(globals(), notebook={NOTEBOOK!r})\n"
             "print(P.asdict())"
         ),

@@ -25,10 +25,10 @@ def test_headless_it_draws_once_with_the_middle_values():
 
 
 def test_where_somebody_looks_there_are_sliders(monkeypatch):
-    widgets = pytest.importorskip("ipywidgets")
+    ipywidgets = pytest.importorskip("ipywidgets")
     made = []
     monkeypatch.setenv("JPY_SESSION_NAME", "a.ipynb")
-    monkeypatch.setattr(widgets, "interact", lambda draw, **sliders: made.append(sliders))
+    monkeypatch.setattr(ipywidgets, "interact", lambda draw, **sliders: made.append(sliders))
     widgets.play(print, radius=[0, 1, 2])
     assert made[0]["radius"].options == (0, 1, 2) and made[0]["radius"].value == 1
 
