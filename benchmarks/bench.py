@@ -435,7 +435,8 @@ def growth() -> list[dict]:
 def memory() -> list[dict]:
     """Peak memory of scoring a folder of pictures, by how many there are on disk: flat is what one hopes for."""
     program = (
-        "import sys, torch; torch.set_num_threads(1); from flowood_core import flow; from flowood_core.anyflow import adapt, inputs; "
+        "import sys, torch; torch.set_num_threads(1); "
+        "from flowood_core import flow; from flowood_core.anyflow import adapt, inputs; "
         "f = flow.image_flow(squeeze=1, hidden=32); n = len(adapt.log_px_of(f, inputs.Folder(sys.argv[1], size=32))); "
         "print(n, next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
