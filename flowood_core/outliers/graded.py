@@ -1,0 +1,225 @@
+"""Ours, beside the paper's: outliers of every grade of simplicity, from a constant to nearly ID.
+
+Blur of one radius puts all outliers near one complexity, and what is far simpler (a patch of sky, one colour) is never
+called unlikely. Here the amount is drawn, and with it what is taken away: detail (blur), all but a few pixels
+(magnified patches), colour, fine quantisation (JPEG). The last two are simple pictures that Definition 1 does not
+see: their channels, or their cosines, say less than they seem to.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flowood_core.outliers import image, jpeg
+
+__all__ = ["SHARES", "blur_grades", "ccm_graded", "desaturate", "graded", "magnify"]
+
+SHARES = {"blur": 0.35, "magnify": 0.30, "desaturate": 0.20, "jpeg": 0.15}
+"""Of the graded outliers; chosen on ID images and on simple images of kinds that are not made here."""
+
+LEAST_RADIUS = 0.4  # pixels; what is weaker is ID for all purposes
+GRADES = 16
+QUALITIES = (5, 40)
+MOST_COLOUR = 0.5  # of the saturation; half of the desaturated images keep none
+NOT_GRADED = -1
+
+
+def ccm_graded(
+    x: Tensor,
+    partner: Tensor | None = None,
+    *,
+    rng: torch.Generator,
+    alpha: float = 1.0,
+    mode: str = "at_least_one",
+    radii: Sequence[float] | None = None,
+    shares: dict[str, float] | None = None,
+) -> Tensor:
+    """CCM and then `graded`, combined as the paper combines CCM and blur; see `image.ccm_gaussian`.
+
+    Args:
+        x, partner, rng, alpha: as in `image.cutmix`.
+        mode: as in `image.ccm_gaussian`.
+        radii, shares: as in `graded`.
+    Returns:
+        One outlier per image, shape and device of x.
+    Raises:
+        TypeError, ValueError: as in `image.cutmix` and `graded`; unknown mode.
+    """
+    partner = image.partner_of(x, partner)
+    is_augmented, is_graded = image.coins(mode, len(x), rng, x.device)
+    x_aug = torch.where(is_augmented.view(-1, 1, 1, 1), image.ccm(x, partner, rng=rng, alpha=alpha), x)
+    kind = _kinds(x, shares or SHARES, rng)
+    return _made(x_aug, torch.where(is_graded, kind, NOT_GRADED), radii, rng)
+
+
+def graded(
+    x: Tensor,
+    partner: Tensor | None = None,
+    *,
+    rng: torch.Generator,
+    radii: Sequence[float] | None = None,
+    shares: dict[str, float] | None = None,
+) -> Tensor:
+    """A simpler version of each image, by an amount that is drawn.
+
+    blur: by one of `radii`. magnify: a square of the image, enlarged to its size; its side is log-uniform from 1 pixel
+    (one colour) to half the image. desaturate: half of them grey, the others with a saturation from 0 to MOST_COLOUR.
+    jpeg: of a quality from QUALITIES.
+
+    Args:
+        x: 8-bit images (b, c, h, w) of any size; without three channels no colour is taken away.
+        partner: ignored.
+        rng: generator on the device of x.
+        radii: of blur, in pixels, each as likely as the other. `blur_grades` spaces them evenly in complexity for your
+            images. None: evenly in their logarithm from LEAST_RADIUS to half the shorter side, which comes to the same
+            at 32 pixels.
+        shares: of the four kinds; None is `SHARES`.
+    Returns:
+        One outlier per image, shape and device of x.
+    Raises:
+        TypeError, ValueError: x is not a batch of 8-bit images; no radius; an unknown kind, or no share above 0.
+    """
+    image.partner_of(x, x)
+    return _made(x, _kinds(x, shares or SHARES, rng), radii, rng)
+
+
+def _kinds(x: Tensor, shares: dict[str, float], rng: torch.Generator) -> Tensor:
+    """Number of the kind in SHARES, one per image."""
+    if unknown := set(shares) - set(SHARES):
+        raise ValueError(f"expected shares of {', '.join(SHARES)}, got {', '.join(sorted(unknown))}")
+    weights = [0.0 if kind == "desaturate" and x.shape[1] != 3 else shares.get(kind, 0.0) for kind in SHARES]
+    if min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise ValueError(f"expected shares of at least 0, one of them above it, got {shares}")
+    edges = torch.tensor(weights, dtype=torch.float64).cumsum(0)[:-1] / sum(weights)
+    u = torch.rand(len(x), generator=rng, device=x.device, dtype=torch.float64)
+    return torch.bucketize(u, edges.to(x.device), right=True)
+
+
+def _made(x: Tensor, kind: Tensor, radii: Sequence[float] | None, rng: torch.Generator) -> Tensor:
+    grade, across, along = torch.rand(3, len(x), generator=rng, device=x.device, dtype=torch.float64)
+    radii = _default_radii(min(x.shape[-2:])) if radii is None else radii
+    makers = (
+        lambda x, u, *_: _blurred(x, u, radii),
+        lambda x, u, across, along: magnify(x, _sides(u, min(x.shape[-2:])), across, along),
+        lambda x, u, *_: desaturate(x, ((2 * u - 1) * MOST_COLOUR).clamp(min=0)),
+        lambda x, u, *_: jpeg.compress(x, (QUALITIES[0] + u * (QUALITIES[1] + 1 - QUALITIES[0])).long()),
+    )
+    out = x.clone()
+    for number, make in enumerate(makers):
+        (rows,) = (kind == number).nonzero(as_tuple=True)
+        if len(rows):
+            out.index_copy_(0, rows, make(x[rows], grade[rows], across[rows], along[rows]))
+    return out
+
+
+# --- blur ----------------------------------------------------------------------------------------------------
+
+
+def _default_radii(side: int) -> list[float]:
+    top = max(side / 2, LEAST_RADIUS)
+    return [LEAST_RADIUS * (top / LEAST_RADIUS) ** (k / (GRADES - 1)) for k in range(GRADES)]
+
+
+def blur_grades(x: Tensor, n: int = GRADES, *, complexity=None, weakest: float = 0.98) -> list[float]:
+    """Radii that spread C(x) evenly from nearly that of x to that of x blurred as far as can be.
+
+    The curve behind `image.calibrate_blur`, read at n shares at once: C of x blurred by 24 radii, made monotone, and
+    inverted.
+
+    Args:
+        x: 8-bit ID images; some dozens are enough.
+        n: radii.
+        complexity: images -> one value each; None is `flowood_core.complexity.image_complexity`.
+        weakest: share of C(x) that the weakest blur leaves.
+    Returns:
+        Radii in pixels, rising.
+    """
+    if complexity is None:
+        from flowood_core.complexity import image_complexity as complexity
+
+    top = max(min(x.shape[-2:]) / 2, 1.0)
+    radii = torch.logspace(math.log10(0.1), math.log10(top), 24, dtype=torch.float64)
+    c_id = complexity(x).double().mean().item()
+    found = [complexity(image.gaussian_blur(x, float(r))).double().mean().item() / c_id for r in radii]
+    left = torch.tensor(found, dtype=torch.float64).cummin(0).values
+    wanted = torch.linspace(max(min(weakest, 1.0), left[-1].item()), left[-1].item(), n, dtype=torch.float64)
+    return [_crossing(left, radii, share) for share in wanted.tolist()]
+
+
+def _crossing(left: Tensor, radii: Tensor, share: float) -> float:
+    """The radius at which the falling curve `left` reaches `share`, log-linear between two of its points."""
+    k = int((left > share + 1e-12).sum().clamp(1, len(left) - 1))
+    drop = (left[k - 1] - left[k]).clamp(min=1e-12)
+    part = ((left[k - 1] - share) / drop).clamp(0, 1)
+    return float(torch.lerp(radii[k - 1].log(), radii[k].log(), part).exp())
+
+
+def _blurred(x: Tensor, u: Tensor, radii: Sequence[float]) -> Tensor:
+    """Blur by the radius number floor(u n), image by image."""
+    if not len(radii):
+        raise ValueError("expected at least one radius in pixels, got none; None takes the default ones")
+    which = (u * len(radii)).long()
+    for number in which.unique().tolist():
+        (rows,) = (which == number).nonzero(as_tuple=True)
+        x = x.index_copy(0, rows, image.gaussian_blur(x[rows], float(radii[number])))
+    return x
+
+
+# --- magnified patches ---------------------------------------------------------------------------------------
+
+
+def _sides(u: Tensor, shorter: int) -> Tensor:
+    """Side of the square in pixels: log-uniform from 1 to half the shorter side."""
+    return (u * math.log(shorter // 2 + 1)).exp().long().clamp(1, shorter)
+
+
+def magnify(x: Tensor, side: Tensor, across: Tensor, along: Tensor) -> Tensor:
+    """A square of each image, enlarged to the whole image by bilinear interpolation.
+
+    Args:
+        x: 8-bit images (b, c, h, w).
+        side: of the square in pixels, one integer per image, 1 to min(h, w).
+        across, along: its place, in [0, 1): share of the places there are, from the left and from the top.
+    Returns:
+        8-bit images, shape and device of x.
+    """
+    *_, h, w = x.shape
+    out = _stretched(x.double(), 2, (along * (h - side + 1)).long(), side)
+    return (_stretched(out, 3, (across * (w - side + 1)).long(), side) + 0.5).floor_().to(torch.uint8)
+
+
+def _stretched(values: Tensor, dim: int, start: Tensor, length: Tensor) -> Tensor:
+    """Along one axis, `length` pixels from `start` on are stretched over the whole of it; sums stay exact."""
+    n = values.shape[dim]
+    at = (torch.arange(n, device=values.device) + 0.5) * length[:, None] / n - 0.5
+    at = torch.minimum(at.clamp(min=0), length[:, None] - 1.0)
+    low = at.floor()
+    weight = ((at - low) * 2**12).round() / 2**12
+    low = low.long()
+    high = torch.minimum(low + 1, length[:, None] - 1)
+    view = [len(values), 1, 1, 1]
+    view[dim] = n
+    first, second = (
+        values.gather(dim, (start[:, None] + i).view(view).expand_as(values)) for i in (low, high)
+    )
+    return first + (second - first) * weight.view(view)
+
+
+# --- colour --------------------------------------------------------------------------------------------------
+
+
+def desaturate(x: Tensor, saturation: Tensor) -> Tensor:
+    """Each colour drawn towards its luminance, 0.299 R + 0.587 G + 0.114 B.
+
+    Args:
+        x: 8-bit images (b, 3, h, w).
+        saturation: what is left of the distance, one per image: 0 is grey, 1 the image itself.
+    Returns:
+        8-bit images, shape and device of x.
+    """
+    grey = (299 * x[:, 0].long() + 587 * x[:, 1].long() + 114 * x[:, 2].long() + 500) // 1000
+    steps = (saturation * 2**12).round().long().view(-1, 1, 1, 1)
+    grey = grey[:, None]
+    return (grey + ((x - grey) * steps + 2**11).div(2**12, rounding_mode="floor")).clamp(0, 255).to(torch.uint8)
