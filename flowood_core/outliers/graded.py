@@ -222,4 +222,6 @@ def desaturate(x: Tensor, saturation: Tensor) -> Tensor:
     grey = (299 * x[:, 0].long() + 587 * x[:, 1].long() + 114 * x[:, 2].long() + 500) // 1000
     steps = (saturation * 2**12).round().long().view(-1, 1, 1, 1)
     grey = grey[:, None]
-    return (grey + ((x - grey) * steps + 2**11).div(2**12, rounding_mode="floor")).clamp(0, 255).to(torch.uint8)
+    return (
+        (grey + ((x - grey) * steps + 2**11).div(2**12, rounding_mode="floor")).clamp(0, 255).to(torch.uint8)
+    )

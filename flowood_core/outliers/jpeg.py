@@ -1,8 +1,8 @@
 """What JPEG leaves of an image, on tensors: blocks of 8 x 8 cosines, quantised by the tables of the standard.
 
-Nothing is entropy-coded and no bytes are made; the pixels are those that a decoder would show, within half a
-grey level of Pillow's on average up to quality 30. Every product is an integer times a multiple of 2^-20, exact in float64, so that each
-device gives the same bits.
+Nothing is entropy-coded and no bytes are made; the pixels are those that a decoder would show, on average within half a
+grey level of Pillow's up to quality 30. Every product is an integer times a multiple of 2^-20, exact in float64, so that
+each device gives the same bits.
 """
 
 import functools
@@ -75,7 +75,9 @@ def _coded(planes: Tensor, steps: Tensor) -> Tensor:
     cosines = _cosines(planes.device)
     steps = steps[:, None]
     wanted = blocks @ cosines / steps
-    kept = wanted.abs().add_(0.5).floor_().copysign_(wanted).mul_(steps)  # halves away from zero, as encoders do
+    kept = (
+        wanted.abs().add_(0.5).floor_().copysign_(wanted).mul_(steps)
+    )  # halves away from zero, as encoders do
     blocks = (kept @ cosines.mT).view(b, c, rows, columns, 8, 8)
     padded = blocks.permute(0, 1, 2, 4, 3, 5).reshape(padded.shape)
     return _rounded(padded[..., :h, :w] + 128)

@@ -22,7 +22,8 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from flowood_core import adapt, metrics
+from flowood_core import metrics
+from flowood_core.anyflow import adapt
 from flowood_core.complexity import image_complexity
 from flowood_core.outliers import image
 
@@ -115,9 +116,8 @@ def _cells(x: Tensor, period: int, rng: torch.Generator) -> tuple[Tensor, Tensor
 def _grid(x: Tensor) -> tuple[Tensor, Tensor]:
     """Place of each pixel in units of the image's sides: from the left, and from the top."""
     *_, h, w = x.shape
-    return (torch.arange(w) + 0.5).expand(1, 1, h, w) / w, ((torch.arange(h) + 0.5) / h)[:, None].expand(
-        1, 1, h, w
-    )
+    across, down = ((torch.arange(n) + 0.5) / n for n in (w, h))
+    return across.expand(1, 1, h, w), down[:, None].expand(1, 1, h, w)
 
 
 def _colours(x: Tensor, rng: torch.Generator) -> Tensor:
@@ -163,12 +163,15 @@ def _magnified(factor: int) -> Make:
 
 
 def _enlarged(x: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> Tensor:
+    """A window of each image, enlarged to the whole of it by Pillow's cubic interpolation."""
     *_, h, w = x.shape
-    boxes = zip(left.tolist(), top.tolist(), strict=True)
-    return _by_pillow(
-        x,
-        lambda picture: picture.resize((w, h), Image.Resampling.BICUBIC, (*(box := next(boxes)), box[0] + size[1], box[1] + size[0])),
-    )
+    places = zip(left.tolist(), top.tolist(), strict=True)
+
+    def window(picture: Image.Image) -> Image.Image:
+        left, top = next(places)
+        return picture.resize((w, h), Image.Resampling.BICUBIC, (left, top, left + size[1], top + size[0]))
+
+    return _by_pillow(x, window)
 
 
 def _blurred(radius: float) -> Make:
@@ -410,7 +413,9 @@ def _scores_of(detector: Any) -> Callable[[Tensor], dict[str, np.ndarray]]:
         flow = adapt.as_flow(detector)
         if isinstance(flow, adapt.Adapted) and not flow.has_latent:
             return lambda x: {"px": -adapt.log_px_of(flow, x)}
-        return lambda x: dict(zip(("pz", "px"), map(np.negative, adapt.log_densities_of(flow, x)), strict=True))
+        return lambda x: dict(
+            zip(("pz", "px"), map(np.negative, adapt.log_densities_of(flow, x)), strict=True)
+        )
     if not callable(detector):
         raise TypeError(
             "expected a detector with ood_score, a flow, or a function of images that gives one score each, got "
