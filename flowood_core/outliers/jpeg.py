@@ -1,8 +1,8 @@
 """What JPEG leaves of an image, on tensors: blocks of 8 x 8 cosines, quantised by the tables of the standard.
 
-Nothing is entropy-coded and no bytes are made; the pixels are those that a decoder would show, on average within half a
-grey level of Pillow's up to quality 30. Every product is an integer times a multiple of 2^-20, exact in float64, so that
-each device gives the same bits.
+Nothing is entropy-coded and no bytes are made; the pixels are those that a decoder would show, on average within half
+a grey level of Pillow's up to quality 30. Every product is an integer times a multiple of 2^-20, exact in float64, so
+that each device gives the same bits.
 """
 
 import functools
