@@ -123,15 +123,25 @@ def test_a_share_is_the_probability_of_its_kind(kind, photo):
     assert (kinds == list(graded.SHARES).index(kind)).double().mean() == pytest.approx(0.7, abs=0.04)
 
 
-def test_a_third_is_augmented_only(photo):
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 1.0])
+def test_the_share_of_ccm_alone_is_what_was_asked_for(share, photo):
     """Nothing is graded there: with the same draws the outlier is CCM's."""
     x = photo.repeat(3, 1, 1, 1)
     rng = seeded(5)
-    augmented, is_graded = image.coins("at_least_one", len(x), rng, x.device)
+    u = torch.rand(len(x), generator=rng)
     ccm = image.ccm(x, x.roll(1, 0), rng=rng)
-    only = augmented & ~is_graded
-    assert only.double().mean() == pytest.approx(1 / 3, abs=0.05)
-    assert torch.equal(graded.ccm_graded(x, x.roll(1, 0), rng=seeded(5))[only], ccm[only])
+    made = graded.ccm_graded(x, x.roll(1, 0), rng=seeded(5), ccm_only=share)
+    only = u < share
+    assert only.double().mean() == pytest.approx(share, abs=0.04)
+    assert torch.equal(made[only], ccm[only])
+    assert share == 1 or (made[~only] != x[~only]).flatten(1).any(1).double().mean() > 0.95
+
+
+def test_of_what_is_graded_every_second_begins_with_ccm(photo):
+    """Shares of blur alone, of a radius that changes nothing: what differs from the image is CCM's."""
+    x = photo.repeat(3, 1, 1, 1)
+    made = graded.ccm_graded(x, x.roll(1, 0), rng=seeded(), ccm_only=0, shares={"blur": 1}, radii=[0.0])
+    assert (made != x).flatten(1).any(1).double().mean() == pytest.approx(0.5, abs=0.04)
 
 
 # --- magnified patches ---------------------------------------------------------------------------------------
@@ -241,6 +251,8 @@ def test_a_middle_grey_image_survives_any_quality():
 def test_what_cannot_be_graded_is_refused(photo):
     with pytest.raises(TypeError, match="uint8"):
         graded.graded(photo.float(), rng=seeded())
+    with pytest.raises(ValueError, match="ccm_only"):
+        graded.ccm_graded(photo, rng=seeded(), ccm_only=1.5)
     with pytest.raises(ValueError, match="shares of blur, magnify"):
         graded.graded(photo, rng=seeded(), shares={"noise": 1})
     with pytest.raises(ValueError, match="one of them above"):
