@@ -132,7 +132,7 @@ def test_the_share_of_ccm_alone_is_what_was_asked_for(share, photo):
     ccm = image.ccm(x, x.roll(1, 0), rng=rng)
     made = graded.ccm_graded(x, x.roll(1, 0), rng=seeded(5), ccm_only=share)
     only = u < share
-    assert only.double().mean() == pytest.approx(share, abs=0.04)
+    assert only.double().mean() == pytest.approx(share, abs=0.07)
     assert torch.equal(made[only], ccm[only])
     assert share == 1 or (made[~only] != x[~only]).flatten(1).any(1).double().mean() > 0.95
 
@@ -141,7 +141,7 @@ def test_of_what_is_graded_every_second_begins_with_ccm(photo):
     """Shares of blur alone, of a radius that changes nothing: what differs from the image is CCM's."""
     x = photo.repeat(3, 1, 1, 1)
     made = graded.ccm_graded(x, x.roll(1, 0), rng=seeded(), ccm_only=0, shares={"blur": 1}, radii=[0.0])
-    assert (made != x).flatten(1).any(1).double().mean() == pytest.approx(0.5, abs=0.04)
+    assert (made != x).flatten(1).any(1).double().mean() == pytest.approx(0.5, abs=0.07)
 
 
 # --- magnified patches ---------------------------------------------------------------------------------------
