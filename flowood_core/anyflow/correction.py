@@ -237,6 +237,8 @@ def _method(
                 else "give images as uint8 0..255, or choose outliers='rows', or your own function"
             )
         )
+    if outliers == "ccm_graded":
+        return outliers, graded.for_images(inputs.sample_of(x, 24))
     return outliers, OUTLIERS[outliers]
 
 

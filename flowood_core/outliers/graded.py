@@ -6,15 +6,16 @@ called unlikely. Here the amount is drawn, and with it what is taken away: detai
 see: their channels, or their cosines, say less than they seem to.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from flowood_core.outliers import image, jpeg
 
-__all__ = ["SHARES", "blur_grades", "ccm_graded", "desaturate", "graded", "magnify"]
+__all__ = ["SHARES", "blur_grades", "ccm_graded", "desaturate", "for_images", "graded", "magnify"]
 
 SHARES = {"blur": 0.35, "magnify": 0.30, "desaturate": 0.20, "jpeg": 0.15}
 """Of the graded outliers; chosen on ID images and on simple images of kinds that are not made here."""
@@ -22,6 +23,7 @@ SHARES = {"blur": 0.35, "magnify": 0.30, "desaturate": 0.20, "jpeg": 0.15}
 CCM_ONLY = 0.1
 LEAST_RADIUS = 0.4  # pixels; what is weaker is ID for all purposes
 GRADES = 16
+MEASURED_ABOVE = 48  # pixels
 QUALITIES = (5, 40)
 MOST_COLOUR = 0.5  # of the saturation; half of the desaturated images keep none
 NOT_GRADED = -1
@@ -81,8 +83,8 @@ def graded(
         partner: ignored.
         rng: generator on the device of x.
         radii: of blur, in pixels, each as likely as the other. `blur_grades` spaces them evenly in complexity for your
-            images. None: evenly in their logarithm from LEAST_RADIUS to half the shorter side, which comes to the same
-            at 32 pixels.
+            images. None: evenly in their logarithm from LEAST_RADIUS to half the shorter side, which comes to nearly
+            the same at 32 pixels; see `for_images`.
         shares: of the four kinds; None is `SHARES`.
     Returns:
         One outlier per image, shape and device of x.
@@ -130,7 +132,24 @@ def _default_radii(side: int) -> list[float]:
     return [LEAST_RADIUS * (top / LEAST_RADIUS) ** (k / (GRADES - 1)) for k in range(GRADES)]
 
 
-def blur_grades(x: Tensor, n: int = GRADES, *, complexity=None, weakest: float = 0.98) -> list[float]:
+def for_images(x: Tensor, *, n: int = 24) -> Callable[..., Tensor]:
+    """`ccm_graded` with radii that suit images like these.
+
+    At about 32 pixels the default ones are evenly spread in complexity. On larger images most of them would blur nearly
+    everything away, and they are measured by `blur_grades`, on n of the images.
+    """
+    if min(x.shape[-2:]) <= MEASURED_ABOVE:
+        return ccm_graded
+    return functools.partial(ccm_graded, radii=blur_grades(x[:n]))
+
+
+def blur_grades(
+    x: Tensor,
+    n: int = GRADES,
+    *,
+    complexity: Callable[[Tensor], Tensor] | None = None,
+    weakest: float = 0.98,
+) -> list[float]:
     """Radii that spread C(x) evenly from nearly that of x to that of x blurred as far as can be.
 
     The curve behind `image.calibrate_blur`, read at n shares at once: C of x blurred by 24 radii, made monotone, and

@@ -110,6 +110,11 @@ def test_blur_grades_and_the_calibration_read_the_same_curve(photo):
     assert radii[0] == pytest.approx(image.calibrate_blur(x, 0.8).radius, rel=0.05)
 
 
+def test_radii_are_measured_on_large_images_only(photo, large):
+    assert graded.for_images(photo) is graded.ccm_graded
+    assert graded.for_images(large, n=4).keywords["radii"] == graded.blur_grades(large[:4])
+
+
 def test_grey_images_keep_to_the_other_kinds():
     grey = torch.randint(256, (300, 1, 16, 16), generator=seeded(), dtype=torch.uint8)
     kinds = graded._kinds(grey, graded.SHARES, seeded())
