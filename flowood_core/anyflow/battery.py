@@ -285,7 +285,7 @@ MADE_BY: dict[str, tuple[str, ...]] = {
     "gaussian": ("blur_1",),
     "ccm_gaussian": ("blur_1",),
     "ccm_simplify": ("blur_1", "blur_2", "resampled_2", "contrast_0.3"),
-    "ccm_graded": ("constant", "blur", "magnified", "resampled", "colour", "jpeg"),
+    "ccm_graded": ("constant", "blur", "magnified", "resampled", "contrast", "colour", "jpeg"),
 }
 """Names and families that an outlier function makes, to the eye if not to the bit."""
 
