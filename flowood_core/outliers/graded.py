@@ -81,8 +81,9 @@ def graded(
     """A simpler version of each image, by an amount that is drawn.
 
     blur: by one of `radii`. magnify: a square of the image, enlarged to its size; its side is log-uniform from 1 pixel
-    (one colour) to half the image. fade: towards the mean colour, log-uniform in what contrast is left. desaturate: half of them grey, the others with a saturation from 0 to MOST_COLOUR.
-    jpeg: of a quality from QUALITIES.
+    (one colour) to half the image. fade: towards the mean colour; what is left of the contrast is log-uniform.
+    desaturate: half of them grey, the others with a saturation from 0 to MOST_COLOUR. jpeg: of a quality from
+    QUALITIES.
 
     Args:
         x: 8-bit images (b, c, h, w) of any size; without three channels no colour is taken away.
@@ -240,7 +241,7 @@ def _stretched(values: Tensor, dim: int, start: Tensor, length: Tensor) -> Tenso
     return first + (second - first) * weight.view(view)
 
 
-# --- contrast and colour --------------------------------------------------------------------------------------------------
+# --- contrast and colour ---------------------------------------------------------------------------------------
 
 
 def fade(x: Tensor, contrast: Tensor) -> Tensor:

@@ -178,7 +178,7 @@ def test_sides_go_from_one_pixel_to_half_the_image():
     assert (sides <= 3).double().mean() == pytest.approx(np.log(4) / np.log(17), abs=0.03)  # log-uniform
 
 
-# --- contrast and colour --------------------------------------------------------------------------------------------------
+# --- contrast and colour ---------------------------------------------------------------------------------------
 
 
 def test_without_contrast_one_colour_is_left_the_mean(photo):
