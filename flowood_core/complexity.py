@@ -20,7 +20,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,6 +43,7 @@ def image_complexity(
     *,
     part: str = "container",
     encoder: str = "pillow",
+    colour_transform: bool = False,
     workers: int | str = 1,
     progress: bool = False,
 ) -> torch.Tensor:
@@ -63,6 +64,8 @@ def image_complexity(
                           rest), so that a featureless image may come out a little below 0.
         encoder: "pillow" (in memory) or "glymur" (through a file, slower). They give the same
             bytes where they use the same OpenJPEG; the second exists as a check on the first.
+        colour_transform: off in the paper, so that the channels are coded one by one and a grey picture costs as much
+            as a coloured one. On, what they share is coded once: a picture that is simple in its colours is cheap.
         workers: processes; "all" takes every core this process may use. The result does not depend on it.
         progress: show a bar that counts images.
     Returns:
@@ -78,12 +81,13 @@ def image_complexity(
     images = _images(x)
     n, d = len(images), math.prod(images.shape[1:])
 
+    options = part != "codestream", encoder, colour_transform
     size = min(_MAX_CHUNK, math.ceil(n / (4 * n_workers)))
     chunks = [images[i : i + size] for i in range(0, n, size)]
-    n_bytes = np.concatenate(list(_lengths_of_chunks(chunks, part, encoder, n_workers, progress)))
+    n_bytes = np.concatenate(list(_lengths_of_chunks(chunks, options, n_workers, progress)))
     if part == "payload":
         black = np.zeros(images.shape[1:], dtype=np.uint8)
-        n_bytes = n_bytes - len(_encode(black, True, encoder))
+        n_bytes = n_bytes - len(_encode(black, *options))
 
     import torch
 
@@ -131,36 +135,35 @@ def codec_versions() -> dict[str, str | bool | None]:
 
 
 def _lengths_of_chunks(
-    chunks: list[np.ndarray], part: str, encoder: str, n_workers: int, progress: bool
+    chunks: list[np.ndarray], options: tuple[bool, str, bool], n_workers: int, progress: bool
 ) -> Iterator[np.ndarray]:
     """File lengths in bytes, chunk by chunk and in order, here or in `n_workers` processes."""
     from tqdm.auto import tqdm
 
-    container = part != "codestream"
     with tqdm(total=sum(map(len, chunks)), desc="C(x)", unit="img", disable=not progress) as bar:
         if n_workers == 1 or len(chunks) == 1:
-            results = (_lengths(chunk, container, encoder) for chunk in chunks)
+            results = (_lengths(chunk, *options) for chunk in chunks)
         else:
             from joblib import Parallel, delayed
 
             # Chunks are small: pickled, they need no memory-mapped files that someone has to clean up.
             pool = Parallel(n_jobs=n_workers, return_as="generator", max_nbytes=None)
-            results = pool(delayed(_lengths)(chunk, container, encoder) for chunk in chunks)
+            results = pool(delayed(_lengths)(chunk, *options) for chunk in chunks)
         for lengths in results:
             bar.update(len(lengths))
             yield lengths
 
 
-def _lengths(images: np.ndarray, container: bool, encoder: str) -> np.ndarray:
-    return np.array([len(_encode(image, container, encoder)) for image in images])
+def _lengths(images: np.ndarray, *options: Any) -> np.ndarray:
+    return np.array([len(_encode(image, *options)) for image in images])
 
 
-def _encode(image: np.ndarray, container: bool, encoder: str) -> bytes:
+def _encode(image: np.ndarray, container: bool, encoder: str, mct: bool = False) -> bytes:
     pixels = np.ascontiguousarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, -1))
-    return (_encode_pillow if encoder == "pillow" else _encode_glymur)(pixels, container)
+    return (_encode_pillow if encoder == "pillow" else _encode_glymur)(pixels, container, mct)
 
 
-def _encode_pillow(pixels: np.ndarray, container: bool) -> bytes:
+def _encode_pillow(pixels: np.ndarray, container: bool, mct: bool) -> bytes:
     from PIL import Image, Jpeg2KImagePlugin, features  # noqa: F401  (the plug-in alone; save would load all)
 
     if not features.check("jpg_2000"):
@@ -171,15 +174,15 @@ def _encode_pillow(pixels: np.ndarray, container: bool) -> bytes:
         )
     buffer = io.BytesIO()
     # Pillow's defaults, spelled out so that a change of defaults cannot move a table.
-    Image.fromarray(pixels).save(buffer, "JPEG2000", irreversible=False, mct=0, no_jp2=not container)
+    Image.fromarray(pixels).save(buffer, "JPEG2000", irreversible=False, mct=int(mct), no_jp2=not container)
     return buffer.getvalue()
 
 
-def _encode_glymur(pixels: np.ndarray, container: bool) -> bytes:
+def _encode_glymur(pixels: np.ndarray, container: bool, mct: bool) -> bytes:
     glymur = _import_glymur()
     # glymur insists on six resolutions; Pillow takes as many as the shorter side can be halved.
     resolutions = min(_MAX_RESOLUTIONS, min(pixels.shape[:2]).bit_length())
-    mct = False if pixels.ndim == 3 else None  # glymur's default for RGB is on; grey may not even say off
+    mct = mct if pixels.ndim == 3 else None  # glymur's default for RGB is on; grey may not even say off
     with tempfile.TemporaryDirectory() as folder:  # a fresh name each time: glymur reads a file that is there
         file = Path(folder) / ("x.jp2" if container else "x.j2k")
         glymur.Jp2k(file, data=pixels, mct=mct, numres=resolutions)

@@ -18,7 +18,7 @@ from torch import Tensor
 from flowood_core import train
 from flowood_core.anyflow import adapt, inputs
 from flowood_core.flow import Flow
-from flowood_core.outliers import image, simplify, vectors
+from flowood_core.outliers import graded, image, simplify, vectors
 
 __all__ = ["OBJECTIVES", "OUTLIERS", "Correction", "Tau", "choose_tau", "correct"]
 
@@ -27,6 +27,7 @@ OUTLIERS: dict[str, Callable[..., Tensor]] = {
     "ccm": image.ccm,
     "ccm_gaussian": image.ccm_gaussian,
     "ccm_simplify": simplify.ccm_simplify,
+    "ccm_graded": graded.ccm_graded,
     "rows": vectors.rows,
 }
 """Outliers by name; "auto" is ccm_gaussian on images and rows on everything else, "text" needs texts."""
@@ -236,6 +237,8 @@ def _method(
                 else "give images as uint8 0..255, or choose outliers='rows', or your own function"
             )
         )
+    if outliers == "ccm_graded":
+        return outliers, graded.for_images(inputs.sample_of(x, 24))
     return outliers, OUTLIERS[outliers]
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "Sheet",
     "colour_of",
     "colours_of",
+    "draw_battery",
     "draw_bias",
     "draw_boxes",
     "draw_complexity_vs_likelihood",
@@ -364,6 +365,47 @@ def draw_bias(
         ax.scatter([], [], marker="_", lw=4, color=colour(ood), s=50, label=f"OOD: {names.get(ood, ood)}")
     ax.set(xlabel=r"$\bar{C}_{\mathrm{OOD}} - \bar{C}_{\mathrm{ID}}$ [bits/dim]", ylim=(-6, 106))
     ax.margins(x=0.12)
+    return ax
+
+
+def draw_battery(
+    ax: Axes,
+    frame: pd.DataFrame,
+    *,
+    before: pd.DataFrame | None = None,
+    id_complexity: float | None = None,
+    complexity: str = "complexity",
+) -> Axes:
+    """AUROC against complexity, a point for each kind of simple picture: a detector without the bias stays at the top.
+
+    Filled points are kinds that training has seen, hollow ones are not; a colour is a family.
+
+    Args:
+        frame: rows of `battery.battery_table` of one score.
+        before: the same kinds by another score or flow, joined to these by grey lines.
+        id_complexity: mean C(x) of ID in bits per dimension, a dashed line.
+        complexity: column for the axis, "complexity" or "complexity_colour".
+    """
+    families = list(dict.fromkeys(frame["family"]))
+    colours = dict(zip(families, sns.color_palette("husl", len(families)), strict=True))
+    ax.axhline(50, color="0.6", lw=0.8)
+    if id_complexity is not None:
+        ax.axvline(id_complexity, color=BLUE, lw=0.8, ls="--", label="ID")
+    if before is not None:
+        other = before.set_index("kind")["auroc"]
+        for p in frame[frame["kind"].isin(other.index)].itertuples():
+            at = getattr(p, complexity)
+            ax.plot([at, at], [other[p.kind], p.auroc], "-", color="0.7", lw=0.8, zorder=1)
+            ax.plot(at, other[p.kind], "x", color="0.55", ms=4, zorder=1)
+    for p in frame.itertuples():
+        reach = [[p.auroc - p.low], [p.high - p.auroc]] if np.isfinite(p.low) else None
+        colour = colours[p.family]
+        ax.errorbar(getattr(p, complexity), p.auroc, reach, fmt="o", ms=5, lw=1, color=colour,
+                    mfc=colour if p.seen else "white")  # fmt: skip
+    for family in families:
+        ax.scatter([], [], marker="o", s=20, color=[colours[family]], label=family)
+    ax.scatter([], [], marker="o", s=20, facecolors="white", edgecolors="0.4", label="kind not trained on")
+    ax.set(xlabel=r"$\bar{C}$ [bits/dim]", ylabel="AUROC [%]", ylim=(-4, 104))
     return ax
 
 

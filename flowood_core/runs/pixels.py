@@ -14,6 +14,7 @@ from flowood_core import datasets, train
 from flowood_core.datasets import ImageSet
 from flowood_core.flow import Flow, densities, dequantise, image_flow
 from flowood_core.outliers import image
+from flowood_core.outliers.graded import ccm_graded
 from flowood_core.outliers.simplify import ccm_simplify
 from flowood_core.runs.images import Images, complexity_facts, fitting_images, images, tested
 from flowood_core.runs.spec import Outliers, Spec, Training
@@ -33,7 +34,7 @@ class Pixels(Spec):
     """
 
     levels: ClassVar[int] = 256
-    method: Literal["mle", "ro", "gaussian", "ccm", "ccm_gaussian", "ccm_simplify"]
+    method: Literal["mle", "ro", "gaussian", "ccm", "ccm_gaussian", "ccm_simplify", "ccm_graded"]
     squeeze: pydantic.NonNegativeInt = 0
     permute_soft: bool = False
     blur_radius: float = pydantic.Field(1.0, ge=0)
@@ -78,6 +79,7 @@ class Pixels(Spec):
                 image.ccm_gaussian, radius=self.blur_radius, alpha=self.alpha, mode=self.combine
             ),
             "ccm_simplify": lambda: functools.partial(ccm_simplify, alpha=self.alpha, mode=self.combine),
+            "ccm_graded": lambda: functools.partial(ccm_graded, alpha=self.alpha),
         }
         return made[self.method]()
 

@@ -57,7 +57,7 @@ def test_what_was_chosen_is_printed(capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("name", ["gaussian", "ccm", "ccm_gaussian", "ccm_simplify", "auto"])
+@pytest.mark.parametrize("name", ["gaussian", "ccm", "ccm_gaussian", "ccm_simplify", "ccm_graded", "auto"])
 def test_images_are_corrected_with_every_outlier_by_name(name):
     f = flow.image_flow((3, 16, 16), squeeze=1, blocks=2, hidden=4)
     better = correct(f, PICTURES, name, **HOW)
