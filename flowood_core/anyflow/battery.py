@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from flowood_core import metrics
+from flowood_core import datasets, metrics
 from flowood_core.anyflow import adapt
 from flowood_core.complexity import image_complexity
 from flowood_core.outliers import image
@@ -391,7 +391,17 @@ COLUMNS = [
 
 
 def _complexities(x: Tensor, workers: int | str) -> np.ndarray:
-    """C(x) without and with the colour transform, (2, n)."""
+    """C(x) without and with the colour transform, (2, n); remembered, since every seed of a row asks again."""
+    key = datasets.digest(x.cpu())
+    if key not in _MEASURED:
+        _MEASURED[key] = _measured(x, workers)
+    return _MEASURED[key]
+
+
+_MEASURED: dict[str, np.ndarray] = {}
+
+
+def _measured(x: Tensor, workers: int | str) -> np.ndarray:
     plain = image_complexity(x, workers=workers).numpy()
     if x.shape[1] != 3:
         return np.stack([plain, plain])
