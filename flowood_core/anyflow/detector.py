@@ -250,11 +250,15 @@ class Detector(OutlierMixin, BaseEstimator):
         return pd.Series(found, scores.index, name="predict") if isinstance(scores, pd.Series) else found
 
     def score(self, X: Any, y: Any = None) -> float:
-        """One number, higher is better: AUROC with labels +1 (ID) and -1 (OOD), else the mean of `score_samples`."""
+        """One number, higher is better: AUROC with labels +1 (ID) and -1 (OOD), else the mean of `score_samples`.
+
+        Warns:
+            UserWarning: other labels, which are not used, as in `fit`.
+        """
         found = np.asarray(self.ood_score(X))
-        if y is None:
+        is_id = tables.labelled(y, len(found))
+        if is_id is None:
             return float(-found.mean())
-        is_id = tables.is_id(y, len(found))
         return metrics.auroc(found[is_id], found[~is_id])  # type: ignore[return-value]
 
     def explain(self, pictures: Mapping[str, Tensor], id_scores: np.ndarray) -> pd.DataFrame:

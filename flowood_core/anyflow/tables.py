@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowood_core.anyflow.folders import Folder
 
-__all__ = ["is_id", "is_table", "labelled"]
+__all__ = ["is_table", "labelled"]
 
 
 def is_table(X: Any) -> bool:
@@ -29,27 +29,23 @@ def is_table(X: Any) -> bool:
 
 
 def labelled(y: Any, n: int) -> np.ndarray | None:
-    """Which samples y marks as ID; None where it marks none as OOD."""
+    """Which samples y marks as ID, by +1 and -1; None for no labels, and for others, which are not used.
+
+    Warns:
+        UserWarning: other labels: they say nothing of ID and OOD, and scikit-learn's outlier detectors ignore them.
+    Raises:
+        ValueError: +1 and -1, but not one for each sample.
+    """
     if y is None:
         return None
     y = np.asarray(y)
     if y.size and np.isin(y, (-1, 1)).all():
-        return is_id(y, n)
+        if y.shape != (n,):
+            raise ValueError(f"expected one label per sample, {n}, +1 for ID and -1 for OOD, got {y.shape}")
+        return y == 1
     warnings.warn(
-        "labels other than +1 (ID) and -1 (OOD) are not used: all samples are taken for ID", stacklevel=4
+        f"labels other than +1 (ID) and -1 (OOD), here {np.unique(y.astype(str))[:3].tolist()}, are not used: all samples "
+        "count as ID",
+        stacklevel=4,
     )
     return None
-
-
-def is_id(y: Any, n: int) -> np.ndarray:
-    """Labels +1 and -1 as True and False.
-
-    Raises:
-        ValueError: other labels, or not one for each sample.
-    """
-    y = np.asarray(y)
-    if y.shape != (n,) or not np.isin(y, (-1, 1)).all():
-        raise ValueError(
-            f"expected one label per sample, +1 for ID and -1 for OOD, got {np.unique(y)[:5]} shaped {y.shape}"
-        )
-    return y == 1
