@@ -261,9 +261,9 @@ def narrowed(x: Tensor, dtype: torch.dtype, name: str = "data") -> Tensor:
         if bad.any():
             k = int(bad.int().argmax())
             raise ValueError(
-                f"expected {name} that {dtype} can hold, which is what the flow computes in, got column {k} with "
-                f"values up to {flat[:, k].abs().max():.6g} and a standard deviation of {sd[k]:.3g}; subtract the mean, "
-                "give as_flow(flow, shift=..., scale=...), or take the flow that Detector builds, which standardises first"
+                f"expected {name} that {dtype} can hold, which is what the flow computes in, got column "
+                f"{k} with values up to {flat[:, k].abs().max():.6g} and a standard deviation of {sd[k]:.3g}; subtract the "
+                "mean, give as_flow(flow, shift=..., scale=...), or take the flow that Detector builds, which standardises first"
             )
     return x.to(dtype)
 

@@ -44,8 +44,8 @@ def labelled(y: Any, n: int) -> np.ndarray | None:
             raise ValueError(f"expected one label per sample, {n}, +1 for ID and -1 for OOD, got {y.shape}")
         return y == 1
     warnings.warn(
-        f"labels other than +1 (ID) and -1 (OOD), here {np.unique(y.astype(str))[:3].tolist()}, are not used: all samples "
-        "count as ID",
+        f"labels other than +1 (ID) and -1 (OOD), here {np.unique(y.astype(str))[:3].tolist()}, are not used: all "
+        "samples count as ID",
         stacklevel=4,
     )
     return None

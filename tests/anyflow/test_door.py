@@ -253,7 +253,7 @@ def test_any_flow_becomes_a_detector_as_it_is_and_is_checked_on_what_it_scores()
         np.testing.assert_allclose(made.ood_score(x), -Both().log_prob(x).detach(), rtol=1e-5)
     with pytest.raises(FlowError, match="it is zero"):
         Detector.of_flow(NoDeterminant(), Threshold(8.0), dtype="float32").predict(x)
-    with pytest.raises(TypeError, match="expected a scores.Threshold, got float"):
+    with pytest.raises(TypeError, match=r"expected a scores\.Threshold, got float"):
         Detector.of_flow(Own(), 8.0, dtype="float32")
 
 
@@ -728,8 +728,8 @@ def test_a_path_is_one_word_for_make(name, tmp_path):
 
     outputs = tmp_path / name
     done = subprocess.run(
-        ["make", "-n", "-o", ".venv/.ok", "reproduce"], cwd=paths.repo_root(), capture_output=True, text=True, check=True,
-        env={**os.environ, "FLOWOOD_OUTPUTS": str(outputs)},
+        ["make", "-n", "-o", ".venv/.ok", "reproduce"], cwd=paths.repo_root(), capture_output=True, text=True,
+        check=True, env={**os.environ, "FLOWOOD_OUTPUTS": str(outputs)},
     )  # fmt: skip
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("test -f") and "report" in line]
     assert shlex.split(line)[2] == f"{outputs}/quick/report/index.html"
