@@ -260,10 +260,11 @@ def narrowed(x: Tensor, dtype: torch.dtype, name: str = "data") -> Tensor:
         bad = (rounding > LOST * sd) & (sd > 0)
         if bad.any():
             k = int(bad.int().argmax())
+            largest, spread = float(flat[:, k].abs().max()), float(sd[k])
             raise ValueError(
-                f"expected {name} that {dtype} can hold, which is what the flow computes in, got column "
-                f"{k} with values up to {flat[:, k].abs().max():.6g} and a standard deviation of {sd[k]:.3g}; subtract the "
-                "mean, give as_flow(flow, shift=..., scale=...), or take the flow that Detector builds, which standardises first"
+                f"expected {name} that {dtype} can hold, which is what the flow computes in, got column {k} with values "
+                f"up to {largest:.6g} and a standard deviation of {spread:.3g}; subtract the mean, give as_flow(flow, "
+                "shift=..., scale=...), or take the flow that Detector builds, which standardises first"
             )
     return x.to(dtype)
 
