@@ -262,7 +262,7 @@ def narrowed(x: Tensor, dtype: torch.dtype, name: str = "data") -> Tensor:
             k = int(bad.int().argmax())
             largest, spread = float(flat[:, k].abs().max()), float(sd[k])
             raise ValueError(
-                f"expected {name} that {dtype} can hold, which is what the flow computes in, got column {k} with values "
+                f"expected {name} that {dtype}, in which the flow computes, can hold, got column {k} with values "
                 f"up to {largest:.6g} and a standard deviation of {spread:.3g}; subtract the mean, give as_flow(flow, "
                 "shift=..., scale=...), or take the flow that Detector builds, which standardises first"
             )
