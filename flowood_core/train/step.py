@@ -31,7 +31,10 @@ def adam(flow: nn.Module, settings: Any) -> torch.optim.Adam:
     trained = [p for p in flow.parameters() if p.requires_grad]
     rate: dict[str, Any] = {"lr": settings.lr}
     if trained and trained[0].is_cuda:
-        rate = {"lr": torch.tensor(settings.lr, dtype=torch.float32, device=trained[0].device), "capturable": True}
+        rate = {
+            "lr": torch.tensor(settings.lr, dtype=torch.float32, device=trained[0].device),
+            "capturable": True,
+        }
     return torch.optim.Adam(trained, weight_decay=settings.weight_decay, fused=True, **rate)
 
 
