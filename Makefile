@@ -10,6 +10,8 @@ PRESETS   := flowood_core/profiles
 OUTPUTS   := $(or $(FLOWOOD_OUTPUTS),$(CURDIR)/outputs)
 REPORT    := $(OUTPUTS)/$(PROFILE)/report/index.html
 HOST_PATH := $(PATH)
+# a path as one word of the shell, whatever is in it: "My Drive", "it's"
+quoted     = '$(subst ','\'',$(1))'
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # uv reads only its own list of certificates unless told; the system's list is right behind a proxy and elsewhere
@@ -37,8 +39,8 @@ reproduce: .venv/.ok ## every table and figure of PROFILE, by EXECUTOR; ends wit
 	  echo "There is no profile '$(PROFILE)'. Profiles: $(patsubst $(PRESETS)/%.yaml,%,$(wildcard $(PRESETS)/*.yaml))"; exit 1; }
 	@echo "Reproducing profile '$(PROFILE)' with executor '$(EXECUTOR)'. Where it stands, from another terminal: make status"
 	$(BIN)/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(EXECUTOR) --config profile=$(PROFILE)
-	@test -f $(REPORT) || { echo "The grid ended, but left no $(REPORT)."; exit 1; }
-	@echo "Report: $(REPORT)"
+	@test -f $(call quoted,$(REPORT)) || { echo "The grid ended, but left no" $(call quoted,$(REPORT)); exit 1; }
+	@echo "Report:" $(call quoted,$(REPORT))
 
 train: .venv/.ok ## the missing runs of PROFILE alone, side by side on a GPU; TABLES="table_2 fig_6" picks some
 	@$(BIN)/python -m flowood_core train $(PROFILE) $(if $(TABLES),--tables $(TABLES))
@@ -78,15 +80,15 @@ book: .venv/.ok ## claims, then the executed notebooks of PROFILE, as one static
 	@$(BIN)/python -m flowood_core book $(PROFILE)
 
 badges: .venv/.ok ## stamp the address of the git remote into badges, bootstrap cells and pyproject.toml
-	@FLOWOOD_ROOT=$(CURDIR) $(BIN)/python -m workflow.publish.badges
+	@FLOWOOD_ROOT=$(call quoted,$(CURDIR)) $(BIN)/python -m workflow.publish.badges
 	@$(MAKE) --no-print-directory notebooks
 
 cards: .venv/.ok ## models/ anew from the committed runs: detectors with their pages
-	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m workflow.publish.model_cards
+	@FLOWOOD_OUTPUTS=$(call quoted,$(CURDIR)/outputs) $(BIN)/python -m workflow.publish.model_cards
 
 readme: .venv/.ok ## README's result table and FINDINGS.md anew from the committed runs
-	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m workflow.publish.results
-	@FLOWOOD_OUTPUTS=$(CURDIR)/outputs $(BIN)/python -m workflow.publish.findings
+	@FLOWOOD_OUTPUTS=$(call quoted,$(CURDIR)/outputs) $(BIN)/python -m workflow.publish.results
+	@FLOWOOD_OUTPUTS=$(call quoted,$(CURDIR)/outputs) $(BIN)/python -m workflow.publish.findings
 
 lock: .venv/.ok ## requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
@@ -101,7 +103,7 @@ clean: ## caches and the quick results; keeps .venv, data and every other result
 
 # Safe to interrupt and to repeat: .installing marks a set-up that was cut short, and the next one starts clean.
 .venv/.ok: requirements.lock pyproject.toml
-	@export PATH="$(HOST_PATH)"; \
+	@export PATH=$(call quoted,$(HOST_PATH)); \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "flowood needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)."; \
 	  echo "If a newer one is installed, name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }; \

@@ -1,6 +1,10 @@
 """Correcting the bias of normalizing flows by synthetic outliers: the paper's method, and its use on any flow."""
 
+from flowood_core.system import moved
+
 __version__ = "0.1.0"
+
+moved.follow(__name__)
 
 _OFFERED = {  # what a practitioner needs, and where it lies; loaded when asked for, since that may import torch
     "BiasReport": "anyflow.bias",

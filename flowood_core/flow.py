@@ -5,9 +5,11 @@ eq. (3) compares log p_X with a fixed threshold and any dropped constant would m
 """
 
 import contextlib
+import copyreg
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +33,17 @@ class Block(AllInOneBlock):
     Three differences, none of which changes a float32 result: the subnet's output is not scaled in place
     (in FrEIA 0.2 a subnet that ends in ReLU fails in backward), log-scale and shift are brought to the
     precision of x, and the permutation is never rounded, so that under bfloat16 autocast only the subnet
-    computes in bfloat16 while z and the determinant stay in float32.
+    computes in bfloat16 while z and the determinant stay in float32. A fourth: it holds no lambda, so that it can
+    be pickled and sent to another process.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        del self.global_scale_activation  # FrEIA's lambda; the method below takes its place
+
+    def global_scale_activation(self, a: Tensor) -> Tensor:
+        """The global affine's scale, FrEIA's SOFTPLUS: 0.1 softplus_{beta=1/2}(a)."""
+        return 0.1 * self.softplus(a)
 
     def forward(
         self, x: tuple[Tensor, ...], c: Sequence[Tensor] = (), rev: bool = False, jac: bool = True
@@ -55,6 +66,33 @@ class Block(AllInOneBlock):
     def _permute(self, x: Tensor, rev: bool = False) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):
             return super()._permute(x, rev)
+
+
+def _scales_of(block: AllInOneBlock) -> str:
+    if hasattr(block, "softplus"):
+        return "SOFTPLUS"
+    return "EXP" if float(block.global_scale_activation(torch.zeros(()))) == 1 else "SIGMOID"
+
+
+def _restored(kind: type, scales: str, state: dict[str, Any]) -> AllInOneBlock:
+    block = kind.__new__(kind)
+    block.__dict__.update(state)
+    block.global_scale_activation = {
+        "SOFTPLUS": lambda a: 0.1 * block.softplus(a),
+        "SIGMOID": lambda a: 10 * torch.sigmoid(a - 2.0),
+        "EXP": torch.exp,
+    }[scales]
+    return block
+
+
+def _reduced(block: AllInOneBlock) -> tuple[Any, ...]:
+    state = {name: value for name, value in block.__dict__.items() if name != "global_scale_activation"}
+    return _restored, (type(block), _scales_of(block), state)
+
+
+# FrEIA's own block, in anybody's flow, travels too: its lambda is left behind and made anew. A copy of one no longer
+# computes with the original's softplus.
+copyreg.pickle(AllInOneBlock, _reduced)
 
 
 class Flow(nn.Module):
@@ -86,8 +124,13 @@ class Flow(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def forward(self, x: Float[Tensor, "b ..."]) -> tuple[Tensor, Float[Tensor, " b"]]:
-        """z = f(x) and ladj = log|det dz/dx| in nats. z has the (squeezed) shape of the latent."""
+        """z = f(x) and ladj = log|det dz/dx| in nats. z has the (squeezed) shape of the latent.
+
+        A flow in double takes float32 too, which it widens; a float32 flow does not narrow float64.
+        """
         self._check(x)
+        dtype = next(self.parameters()).dtype
+        x = x.to(dtype) if dtype == torch.float64 else x
         z, ladj = self.inn(self._squeezed(x))
         return z, ladj
 
@@ -131,7 +174,7 @@ class Flow(nn.Module):
             ValueError: a channel of x is constant.
         """
         self._check(x)
-        h = self._squeezed(x)
+        h = self._squeezed(x.to(next(self.parameters()).dtype))
         for block in self.blocks:
             block.global_scale.fill_(_inverse_scale(torch.ones(())).item())
             block.global_offset.zero_()
@@ -348,6 +391,7 @@ def _coupling_flow(
             w[torch.arange(shape[0]), torch.from_numpy(p)] = 1.0
             block.w_perm.data.copy_(w.view_as(block.w_perm))
             block.w_perm_inv.data.copy_(w.T.reshape(block.w_perm_inv.shape))
+    inn.to(torch.get_default_dtype())  # FrEIA makes its permutations float32, whatever the rest is
     for block in inn:  # a transposed view in FrEIA, which safetensors refuses to save
         block.w_perm_inv.data = block.w_perm_inv.data.contiguous()
     return inn

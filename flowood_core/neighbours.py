@@ -124,6 +124,22 @@ class Fusion:
         """Shaped (n,), log-odds of an outlier against ID; higher = more OOD."""
         return self.scale(x) @ self.weights + self.intercept
 
+    def facts(self) -> dict[str, Any]:
+        """Its numbers as plain Python, from which `of_facts` makes it anew."""
+        return {
+            "names": list(self.scale.names),
+            "mean": self.scale.mean.tolist(),
+            "std": self.scale.std.tolist(),
+            "weights": self.weights.tolist(),
+            "intercept": self.intercept,
+        }
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> Self:
+        """The inverse of `facts`."""
+        scale = _Scale(tuple(facts["names"]), np.array(facts["mean"]), np.array(facts["std"]))
+        return cls(scale, np.array(facts["weights"]), facts["intercept"])
+
 
 @dataclasses.dataclass(frozen=True)
 class _Scale:

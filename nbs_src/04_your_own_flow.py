@@ -16,7 +16,7 @@ With a folder of your own:
 
 `papermill notebooks/04_your_own_flow.ipynb out.ipynb -p id_folder my/good -p test_folder my/new`
 
-Subfolders of the test folder become sets of their own in the diagnosis.
+A path with blanks goes in quotes, as everywhere in a shell. Subfolders of the test folder become sets of their own in the diagnosis.
 """
 
 # %% tags=["bootstrap"]
@@ -49,14 +49,20 @@ import pandas as pd
 import torch
 
 from flowood_core import Detector, Folder, bias_report, correct, datasets
-from flowood_core.anyflow import correction, inputs, judge
+from flowood_core.anyflow import correction, inputs, ranges
 from flowood_core.notebook import params, widgets, figures
 from flowood_core.complexity import image_complexity
 from flowood_core.flow import dequantise, image_flow
 from flowood_core.outliers import image as outliers
 
 P = params.check(globals(), notebook="04_your_own_flow")
-data = "your own images" if P.id_folder else "embedded images, not the paper's"
+ranges.checked(mle_steps=P.mle_steps, steps=P.steps, hidden=P.hidden, limit=P.limit, keep=P.keep, seed=P.seed)
+ranges.one_of("method", P.method, [name for name in correction.OUTLIERS if name != "rows"])
+ranges.size(P.size)
+# opened before anything is trained: a path that is none, or "", stops here
+folder = None if P.id_folder is None else Folder(P.id_folder, size=P.size)
+test = None if P.test_folder is None else Folder(P.test_folder, size=P.size)
+data = "your own images" if folder is not None else "embedded images, not the paper's"
 steps = f"{P.mle_steps} steps of maximum likelihood, {P.steps} of correction"
 sheet = figures.start("04_your_own_flow", P, label=f"{P.profile} profile: {data}; {steps}")
 print(sheet.label)
@@ -68,11 +74,10 @@ In-distribution images train the flow, or are held out for the diagnosis and for
 """
 
 # %%
-if P.id_folder is None:
+if folder is None:
     x_train = datasets.load("photo", "train").drawn(P.limit, P.seed).x
     x_held = datasets.load("photo", "test").drawn(500, P.seed).x
 else:
-    folder = Folder(P.id_folder, size=P.size)
     x = folder.tensor(P.limit)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(P.seed))
     n_held = max(len(x) // 4, 20)  # the diagnosis refuses fewer
@@ -83,14 +88,13 @@ print(
 )
 
 # %%
-if P.test_folder is not None:
-    test = Folder(P.test_folder, size=P.size)
+if test is not None:
     groups = {}
     for name, image in zip(*test.sample(2000)):
         groups.setdefault(name.split("/")[0] if "/" in name else "test", []).append(image)
     ood = {name: torch.stack(images) for name, images in groups.items()}
     print(test.how)
-elif P.id_folder is None:
+elif folder is None:
     ood = {
         name: datasets.load(name, "test").drawn(400, P.seed).x
         for name in ("digits", "enlarged", "smooth", "aliased")
@@ -211,13 +215,9 @@ again = Detector.load(sheet.folder / "detectors" / "your_own_flow")
 assert (again.ood_score(x_held[:20]) == detector.ood_score(x_held[:20])).all()
 
 # %%
-if P.test_folder is not None:
-    parts = [(names, detector.ood_score(part)) for names, part in test.named_batches()]
-    rows = [
-        (name, name.split("/")[0] if "/" in name else "test", s)
-        for names, of in parts
-        for name, s in zip(names, of)
-    ]
+if test is not None:
+    by_file = detector.ood_score(test)  # its index holds the names
+    rows = [(name, name.split("/")[0] if "/" in name else "test", s) for name, s in by_file.items()]
     rows += [(name, "unreadable", float("nan")) for name in test.unreadable]
 else:
     rows = [
@@ -249,7 +249,7 @@ id_scores = detector.ood_score(x_held[half:])
 
 def score_picture(pictures):
     seen = {name: inputs.picture(source, size=P.size, name=name) for name, source in pictures.items()}
-    rows = judge.judged(detector, seen, id_scores)
+    rows = detector.explain(seen, id_scores)
     how = {"rows": len(rows), "columns": 2, "width_ratios": (1, 6), "sharex": "col"}
     fig, axes = figures.figure("wide", height=0.75 * len(rows) + 0.5, **how)
     for (left, right), row in zip(axes.reshape(-1, 2), rows.itertuples()):

@@ -1,62 +1,94 @@
 """Anyone's flow, checked at the door: what returns `(z, log_det)` or has `log_prob` becomes one kind of object.
 
-FrEIA, zuko, nflows, normflows and hand-written modules differ in who computes the density and what it is called.
-Behind `as_flow` they all have `log_prob(x) -> (b,)` in nats. A log-determinant that is missing, summed over the batch
-or plainly wrong trains without a complaint and detects nothing: a few samples are enough to find out before.
+Behind `as_flow` every flow has `log_prob(x) -> (b,)` in nats. How it is asked is found out by asking (`protocols`),
+and whether it is a density before anything is trained on it (`check`).
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowood_core.anyflow import inputs
+from flowood_core.anyflow import check, inputs, protocols
+from flowood_core.anyflow.check import FlowError
+from flowood_core.anyflow.protocols import KINDS, bare
 from flowood_core.flow import Flow, dequantise
 
-__all__ = ["Adapted", "FlowError", "as_flow", "check_flow", "log_densities_of", "log_px_of"]
-
-DENSE = 128  # dimensions up to which the whole Jacobian is formed
-KINDS = ("pair", "log_prob", "distribution", "zuko", "nflows", "normflows")
-
-
-class FlowError(ValueError):
-    """A flow is no density: its log-determinant is missing, misshapen or wrong; says what the likely mistake is."""
+__all__ = [
+    "KINDS",
+    "Adapted",
+    "FlowError",
+    "admitted",
+    "as_flow",
+    "bare",
+    "check_flow",
+    "fitting",
+    "log_densities_of",
+    "log_px_of",
+]
 
 
 class Adapted(nn.Module):
-    """A flow of any library as a density on x: `log_prob(x)` in nats, one value per sample. Made by `as_flow`."""
+    """A flow of any library as a density on x: `log_prob(x)` in nats, one value per sample. Made by `as_flow`.
+
+    Attributes:
+        flow: the flow inside.
+        flatten: it is given rows.
+        shift, scale: it is given (x - shift) / scale, computed in the precision of x and in double where x is: a
+            large offset is gone before x is brought to the precision of the flow.
+        how: what was done to the flow that came, in words; "" for nothing.
+    """
 
     def __init__(
         self,
         flow: nn.Module,
-        kind: str,
+        kind: str | None = None,
         *,
         flatten: bool = False,
         shift: Tensor | float | None = None,
         scale: Tensor | float | None = None,
     ):
         super().__init__()
-        self.flow, self.kind, self.flatten = flow, kind, flatten
-        self.register_buffer("shift", torch.as_tensor(0.0 if shift is None else shift, dtype=torch.float32))
-        self.register_buffer("scale", torch.as_tensor(1.0 if scale is None else scale, dtype=torch.float32))
+        self.flow, self.how = bare(flow)
+        self.flatten, self._kind = flatten, kind
+        self.register_buffer("shift", torch.as_tensor(0.0 if shift is None else shift, dtype=torch.float64))
+        self.register_buffer("scale", torch.as_tensor(1.0 if scale is None else scale, dtype=torch.float64))
         if not bool((self.scale > 0).all()):
             raise ValueError(f"expected a positive scale, got {self.scale.tolist()}")
 
     @property
+    def kind(self) -> str:
+        """One of `KINDS`; from its structure alone, as long as the flow has not met a sample."""
+        return self._kind or protocols.kind_of(self.flow)
+
+    @property
     def has_latent(self) -> bool:
         """Whether z is to be had, so that eq. (4) and the check of the determinant are possible."""
-        return self.kind not in ("log_prob", "distribution")
+        return protocols.shows_latent(self.kind)
+
+    def settle(self, x: Tensor) -> Adapted:
+        """Find out on samples, floats in the units of x, how this flow is asked, if that was left open.
+
+        Raises:
+            TypeError, FlowError: see `protocols.kind_of` and `protocols.check_condition`.
+        """
+        if self._kind is None:
+            was_training = self.training
+            few = self.eval()._scaled(x[:2])[0]
+            try:
+                self._kind = protocols.kind_of(self.flow, few)
+            finally:
+                self.train(was_training)
+        return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(z, ladj): ladj = log|det dz/dx| in nats, the scaling of x included."""
+        self.settle(x)
         x, ladj_scale = self._scaled(x)
-        z, ladj = self._pair(x)
+        z, ladj = protocols.pair(self.kind, self.flow, x)
         return z, ladj + ladj_scale
 
     def log_densities(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,51 +97,34 @@ class Adapted(nn.Module):
         Raises:
             FlowError: the flow shows its density only, no z.
         """
-        z, ladj = self(x)
-        log_pz = self._log_base(z)
-        return log_pz, log_pz + ladj
+        self.settle(x)
+        x, ladj_scale = self._scaled(x)
+        z, ladj = protocols.pair(self.kind, self.flow, x)
+        log_pz = protocols.log_pz(self.kind, self.flow, x, z, ladj)
+        return log_pz, log_pz + ladj + ladj_scale
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p_X(x) in nats, for x in the units it is given in."""
-        if self.kind == "pair":
-            return self.log_densities(x)[1]
+        self.settle(x)
         x, ladj_scale = self._scaled(x)
-        log_px = _density(self).log_prob(x)
-        return log_px + ladj_scale
+        return protocols.log_px(self.kind, self.flow, x) + ladj_scale
+
+    def unscaled_pair(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(z, log_det) as the flow inside returns it: the scaling's share would hide a scalar's shape."""
+        return protocols.pair(self.kind, self.flow, self._scaled(x)[0])
+
+    def unscaled_log_px(self, x: Tensor) -> Tensor:
+        """log p as the flow inside returns it."""
+        return protocols.log_px(self.kind, self.flow, self._scaled(x)[0])
 
     def _scaled(self, x: Tensor) -> tuple[Tensor, float | Tensor]:
         parameter = next((p for p in self.flow.parameters() if torch.is_floating_point(p)), None)
-        if parameter is not None and x.dtype != parameter.dtype:
-            x = x.to(parameter.dtype)
-        d = x[0].numel()
-        scale = self.scale.to(x.dtype)
-        x = (x - self.shift.to(x.dtype)) / scale
-        ladj = -scale.log().sum() * (d / scale.numel())  # rows of x are divided by scale, broadcast
+        dtype = x.dtype if parameter is None else parameter.dtype
+        x = x.to(torch.promote_types(x.dtype, torch.promote_types(dtype, torch.float32)))
+        d, scale = x[0].numel(), self.scale.to(x.dtype)
+        x = ((x - self.shift.to(x.dtype)) / scale).to(dtype)
+        ladj = -scale.log().sum().to(dtype) * (d / scale.numel())  # rows of x are divided by scale, broadcast
         return x.flatten(1) if self.flatten else x, ladj
-
-    def _pair(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.kind == "zuko":
-            return self.flow().transform.call_and_ladj(x)
-        if self.kind == "nflows":
-            return self.flow._transform(x)
-        if self.kind == "normflows":
-            return self.flow.inverse_and_log_det(x)
-        if not self.has_latent:
-            raise FlowError(
-                f"expected a flow that shows z, got {type(self.flow).__name__}, which has log_prob only; scores on "
-                "log p_Z need a module that returns (z, log_det)"
-            )
-        return _split(self.flow(x), self.flow)
-
-    def _log_base(self, z: Tensor) -> Tensor:
-        if self.kind == "zuko":
-            return self.flow().base.log_prob(z)
-        if self.kind == "nflows":
-            return self.flow._distribution.log_prob(z)
-        if self.kind == "normflows":
-            return self.flow.q0.log_prob(z)
-        z = z.flatten(1)
-        return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))  # N(0, I)
 
 
 def as_flow(
@@ -125,29 +140,31 @@ def as_flow(
 
     Args:
         flow: a module whose call returns (z, log_det), with a standard normal latent (FrEIA, own); or with
-            `log_prob` (nflows, normflows, own); or whose call returns a distribution (zuko). What this function or
-            `flow.image_flow` made is passed on.
+            `log_prob` (nflows, normflows, own); or whose call returns a distribution (zuko). It may be compiled,
+            scripted, or inside DataParallel. What this function or `flow.image_flow` made is passed on.
         x: a few samples as the flow will meet them: uint8 images, which reach it as floats in [0, 1], or floats.
-            They are what the check runs on; without them nothing is checked.
+            They are what the check runs on; without them nothing is checked, and how the flow is asked is found out
+            on the first samples it meets.
         kind: one of `KINDS`; None finds out.
         flatten: give the flow rows (b, d) instead of images (b, c, h, w).
         shift, scale: the flow wants (x - shift) / scale; the density stays one on x, so that a threshold in units
             of [0, 1] pixels keeps its meaning. A number, or a tensor that broadcasts over one sample.
     Raises:
-        TypeError: no module, or one that offers neither.
+        TypeError: no module, one that offers neither, or one that needs a condition.
         FlowError: see `check_flow`.
 
-    >>> from flowood_core.flow import vector_flow
+    >>> import math
     >>> class Own(torch.nn.Module):
     ...     def forward(self, x):
     ...         return 2 * x, torch.full((len(x),), 3 * math.log(2))
     >>> as_flow(Own(), torch.randn(8, 3)).log_prob(torch.zeros(1, 3))
     tensor([-0.6774])
     """
+    flow, how = bare(flow)
     if isinstance(flow, Flow | Adapted):
-        if (flatten, shift, scale) != (False, None, None):
+        if (kind, flatten, shift, scale) != (None, False, None, None):
             raise ValueError(
-                "expected flatten, shift, scale for a flow of another library, got one made here"
+                "expected kind, flatten, shift, scale for a flow of another library, got one made here"
             )
         made = flow
     else:
@@ -158,10 +175,29 @@ def as_flow(
                 f"expected a torch.nn.Module as flow, got {type(flow).__name__}; a bare distribution has nothing to "
                 "train: give the module that makes it (in zuko the flow, not flow())"
             )
-        made = Adapted(flow, kind or _kind_of(flow), flatten=flatten, shift=shift, scale=scale)
+        made = Adapted(flow, kind, flatten=flatten, shift=shift, scale=scale)
+        made.how = how
     if x is not None:
         check_flow(made, x)
     return made
+
+
+def admitted(flow: Any, x: Any, *, n: int = 8, seed: int = 0) -> tuple[Flow | Adapted, dict[str, Any]]:
+    """`as_flow` and what `check_flow` found, for those who need both."""
+    with protocols.bound_to_train():
+        flow = as_flow(flow)
+        x = inputs.sample_of(x, n, name="the samples to check the flow on")
+        if len(x) < 2:
+            raise ValueError(f"expected at least 2 samples to check a flow on, got {len(x)}")
+        x = _floats(flow, fitting(flow, x))
+        has_latent, on_features = True, False
+        if isinstance(flow, Adapted):
+            flow.settle(x)
+            few = flow._scaled(x[:2])[0]
+            protocols.check_condition(flow.kind, flow.flow, few)
+            has_latent = flow.has_latent
+            on_features = has_latent and callable(getattr(flow.flow, "features", None))
+        return flow, check.measured(flow, x, has_latent=has_latent, on_features=on_features, seed=seed)
 
 
 def check_flow(flow: Any, x: Any, *, n: int = 8, seed: int = 0) -> dict[str, Any]:
@@ -169,13 +205,16 @@ def check_flow(flow: Any, x: Any, *, n: int = 8, seed: int = 0) -> dict[str, Any
 
     Up to 128 dimensions the Jacobian of three samples is formed in float64 and its determinant compared; above,
     1/2 tr log(J^T J) is estimated by Lanczos quadrature, which finds a missing or inverted determinant, not a small
-    mistake. A flow that has only `log_prob` cannot be checked this way, and the result says so.
+    mistake. Where a flow offers both (z, log_det) and `log_prob`, the two must speak of one density. A flow that has
+    only `log_prob` cannot be checked this way, nor one on features of x (with a method `features`, as FastFlow), and
+    the result says so.
 
     Args:
         flow: what `as_flow` takes.
         x: samples, of which the first n are used.
     Returns:
-        n, d, "determinant": "dense", "estimated" or "not visible", and the largest gap found, in nats.
+        n, d, "determinant": "dense", "estimated", "not visible", "on features" or "not checked", and the largest gap
+        found, in nats.
     Raises:
         FlowError: with what was expected, what came and the likely mistake.
 
@@ -183,24 +222,7 @@ def check_flow(flow: Any, x: Any, *, n: int = 8, seed: int = 0) -> dict[str, Any
     >>> check_flow(vector_flow(4, blocks=2, hidden=8), torch.randn(8, 4))["determinant"]
     'dense'
     """
-    flow = as_flow(flow)
-    x = inputs.sample_of(x, n, name="the samples to check the flow on")
-    if len(x) < 2:
-        raise ValueError(f"expected at least 2 samples to check a flow on, got {len(x)}")
-    x = _floats(flow, x)
-    was_training = flow.training
-    flow.eval()
-    try:
-        d = x[0].numel()
-        visible = not isinstance(flow, Adapted) or flow.has_latent
-        if visible:
-            _check_pair(flow, x, d)
-        _check_log_px(flow, x)
-        if not visible:
-            return {"n": len(x), "d": d, "determinant": "not visible", "gap": math.nan}
-        return {"n": len(x), "d": d} | _check_determinant(flow, x, d, seed)
-    finally:
-        flow.train(was_training)
+    return admitted(flow, x, n=n, seed=seed)[1]
 
 
 @torch.no_grad()
@@ -238,265 +260,43 @@ def log_densities_of(flow: Any, data: Any, *, batch_size: int = 64) -> tuple[np.
     return both[0], both[1]
 
 
-# --- which library ---------------------------------------------------------------------------------------
+def fitting(flow: nn.Module, x: Tensor) -> Tensor:
+    """ID samples on the device of the flow, in a precision it takes; bytes stay bytes.
 
-
-def _kind_of(flow: nn.Module) -> str:
-    if callable(getattr(flow, "log_prob", None)):
-        if hasattr(flow, "q0") and hasattr(flow, "inverse_and_log_det"):
-            return "normflows"
-        if hasattr(flow, "_transform") and hasattr(flow, "_distribution"):
-            return "nflows"
-        return "log_prob"
+    Raises:
+        ValueError: bringing x to the precision of the flow would lose what tells its rows apart.
+    """
+    x = _placed(flow, x)
+    parameter = next((p for p in flow.parameters() if torch.is_floating_point(p)), None)
+    if x.dtype != torch.float64 or parameter is None:
+        return _cast(flow, x)
     try:
-        inspect.signature(flow.forward).bind()  # zuko: a call without context gives the distribution
-    except TypeError:
-        return "pair"
-    made = flow()
-    if callable(getattr(made, "log_prob", None)):
-        return "zuko" if hasattr(made, "transform") and hasattr(made, "base") else "distribution"
-    raise TypeError(
-        f"expected a flow that returns (z, log_det), a distribution, or has log_prob; {type(flow).__name__}() gave "
-        f"{type(made).__name__}"
+        return inputs.narrowed(x, parameter.dtype)
+    except ValueError:
+        if not isinstance(flow, Adapted):
+            raise
+        inputs.narrowed((x - flow.shift) / flow.scale, parameter.dtype)
+        return x  # it takes off the offset in double, and narrows then
+
+
+def _placed(flow: nn.Module, x: Tensor) -> Tensor:
+    tensor = next(flow.parameters(), None)
+    tensor = next(flow.buffers(), None) if tensor is None else tensor
+    return x if tensor is None else x.to(tensor.device)
+
+
+def _cast(flow: nn.Module, x: Tensor) -> Tensor:
+    parameter = next((p for p in flow.parameters() if torch.is_floating_point(p)), None)
+    return (
+        x
+        if isinstance(flow, Adapted) or parameter is None or x.dtype == torch.uint8
+        else x.to(parameter.dtype)
     )
 
 
-def _density(adapted: Adapted) -> Any:
-    """What has log_prob: the module, or the distribution that calling it gives."""
-    return adapted.flow() if adapted.kind in ("zuko", "distribution") else adapted.flow
-
-
-def _split(out: Any, flow: nn.Module) -> tuple[Tensor, Tensor]:
-    """(z, ladj) of what a module returned; several latents become one."""
-    name = type(flow).__name__
-    if isinstance(out, Tensor):
-        raise FlowError(
-            f"expected {name}(x) to return (z, log_det), got one tensor shaped {tuple(out.shape)}: the "
-            "log-determinant is missing. Return it as the second value (in FrEIA leave jac=True), or give the "
-            "module a method log_prob"
-        )
-    if not isinstance(out, tuple | list) or len(out) != 2:
-        got = f"{len(out)} values" if isinstance(out, tuple | list) else type(out).__name__
-        raise FlowError(
-            f"expected {name}(x) to return (z, log_det), got {got}; drop what comes beyond the two"
-        )
-    z, ladj = out
-    if isinstance(z, tuple | list):  # multi-scale: parts of the latent
-        z = torch.cat([part.flatten(1) for part in z], 1) if len(z) > 1 else z[0]
-    if not isinstance(z, Tensor) or not isinstance(ladj, Tensor):
-        raise FlowError(
-            f"expected tensors (z, log_det), got {type(z).__name__} and {type(ladj).__name__}; a log-det that is "
-            "the number 0 means that a layer reports none"
-        )
-    return z, ladj
-
-
-# --- the checks ------------------------------------------------------------------------------------------
-
-
-def _check_pair(flow: nn.Module, x: Tensor, d: int) -> None:
-    b = len(x)
-    with torch.no_grad():
-        z, ladj = _raw_pair(flow, x)
-        one = _raw_pair(flow, x[:1])[1]
-    shape = tuple(ladj.shape)
-    if shape != (b,):
-        raise FlowError(
-            f"expected one log-det per sample, shaped ({b},), got {shape}: {_why_shape(shape, b, x)}"
-        )
-    if len(z) != b or z[0].numel() != d:
-        raise FlowError(
-            f"expected z with the {d} dimensions of x, got {tuple(z.shape)} for x shaped {tuple(x.shape)}: a flow "
-            "keeps every dimension; return all parts of the latent, also those split off early"
-        )
-    gap = (ladj[:1] - one).abs().item()
-    if gap > 1e-3 * max(1.0, one.abs().item()):
-        summed = abs(ladj[0].item() - _total(flow, x)) <= 1e-3 * max(1.0, abs(ladj[0].item()))
-        why = (
-            "it is summed over the batch: sum over all dimensions but the first"
-            if summed
-            else "a sample's log-det depends on the other samples: batch statistics in use, or a sum over the batch"
-        )
-        raise FlowError(
-            f"expected the log-det of a sample to be the same alone and in a batch, got {one.item():.4g} alone and "
-            f"{ladj[0].item():.4g} in a batch of {b}: {why}"
-        )
-
-
-def _raw_pair(flow: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    # without the scaling of x, which would broadcast a scalar log-det into a good shape
-    if isinstance(flow, Adapted):
-        return flow._pair(flow._scaled(x)[0])
-    return flow(x)
-
-
-def _total(flow: nn.Module, x: Tensor) -> float:
-    with torch.no_grad():
-        return sum(_raw_pair(flow, x[k : k + 1])[1].sum().item() for k in range(len(x)))
-
-
-def _check_log_px(flow: nn.Module, x: Tensor) -> None:
-    b = len(x)
-    with torch.no_grad():
-        inner = _raw_log_px(flow, x)
-        one = _raw_log_px(flow, x[:1])
-    if not isinstance(inner, Tensor) or tuple(inner.shape) != (b,):
-        shape = tuple(inner.shape) if isinstance(inner, Tensor) else type(inner).__name__
-        raise FlowError(
-            f"expected log_prob(x) with one value per sample, shaped ({b},), got {shape}: "
-            f"{_why_shape(shape, b, x) if isinstance(shape, tuple) else 'return a tensor'}"
-        )
-    if not torch.isfinite(inner).all():
-        raise FlowError(
-            f"expected finite log-densities of the first {b} samples, got {int((~torch.isfinite(inner)).sum())} that "
-            "are not: the samples are far outside what the flow was made for (check scaling), or it has diverged"
-        )
-    if (inner[:1] - one).abs().item() > 1e-3 * max(1.0, one.abs().item()):
-        raise FlowError(
-            f"expected log_prob of a sample to be the same alone and in a batch, got {one.item():.4g} alone and "
-            f"{inner[0].item():.4g} in a batch of {b}: batch statistics in use, or a sum over the batch"
-        )
-
-
-def _raw_log_px(flow: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(flow, Adapted) and flow.kind != "pair":
-        scaled = flow._scaled(x)[0]
-        return _density(flow).log_prob(scaled)
-    return flow.log_prob(x)
-
-
-def _why_shape(shape: tuple[int, ...], b: int, x: Tensor) -> str:
-    if shape in ((), (1,)):
-        return "it is summed or averaged over the batch: sum over all dimensions but the first"
-    if shape == (b, 1):
-        return "a column: squeeze(1)"
-    if shape[:1] == (b,):
-        more = "; or the flow takes rows (b, d): as_flow(..., flatten=True)" if x.ndim > 2 else ""
-        return f"it is not yet summed over the dimensions of a sample: flatten(1).sum(1){more}"
-    return "the first dimension must be that of the batch"
-
-
-def _check_determinant(flow: nn.Module, x: Tensor, d: int, seed: int) -> dict[str, Any]:
-    """ladj against the Jacobian that autograd sees."""
-    k = min(3, len(x))
-    exact, x = _in_float64(flow, x[:k])
-    try:
-        with torch.no_grad():
-            said = exact(x)[1].double()
-        if d <= DENSE:
-            seen, error = _dense_ladj(exact, x), torch.zeros(k, dtype=torch.float64)
-        else:
-            k = 1
-            seen, error = _estimated_ladj(exact, x[:1], seed)
-            said = said[:1]
-    except RuntimeError as e:  # no second derivative, an operation without float64 ...
-        return {"determinant": "not checked", "gap": math.nan, "why": str(e).splitlines()[0]}
-    if d <= DENSE:
-        tolerance = (1e-3 if x.dtype == torch.float64 else 2e-2) * seen.abs().clamp_min(1)
-    else:
-        # an estimate from above, the more so the worse the flow is conditioned: refuse gross mistakes only
-        tolerance = torch.maximum(error + 1e-3 * d, 0.15 * torch.maximum(seen.abs(), said.abs()))
-    gap = said - seen
-    if bool((gap.abs() > tolerance).any()):
-        i = int((gap.abs() - tolerance).argmax())
-        raise FlowError(
-            f"expected log_det = log|det dz/dx|, which autograd finds to be {seen[i]:.5g}"
-            f"{f' +- {error[i]:.2g}' if d > DENSE else ''} nats for sample {i}, got {said[i]:.5g}: "
-            f"{_why_determinant(said, seen, tolerance, d)}"
-        )
-    return {"determinant": "dense" if d <= DENSE else "estimated", "gap": gap.abs().max().item()}
-
-
-def _why_determinant(said: Tensor, seen: Tensor, tolerance: Tensor, d: int) -> str:
-    def same(a: Tensor) -> bool:
-        return bool(((a - seen).abs() <= tolerance).all())
-
-    if bool((said.abs() < 1e-12).all()):
-        return "it is zero; a layer that scales reports none"
-    if same(-said):
-        return "the sign is wrong: this is the log-det of the inverse, from z to x"
-    if same(said * d):
-        return "it is divided by the number of dimensions"
-    if bool((said > 0).all()) and same(said.clamp_min(1e-300).log()):
-        return "the logarithm is missing"
-    if same(said * math.log(2)):
-        return "it is in bits; nats are expected"
-    if same(said / 2) or same(said * 2):
-        return "a factor 2: log of a squared or a halved scale"
-    if len(said) > 1 and bool(((said - seen) - (said - seen)[0]).abs().max() <= tolerance.max()):
-        return (
-            "the same gap for every sample: a fixed scaling (ActNorm, normalisation of the data) is left out"
-        )
-    return "a layer's share is left out or computed from other values than those it applied"
-
-
-def _in_float64(flow: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
-    try:
-        exact = copy.deepcopy(flow).double()
-        with torch.no_grad():
-            exact(x.double())
-    except Exception:  # a layer pinned to float32, or a module that cannot be copied
-        return flow, x
-    return exact, x.double()
-
-
-def _dense_ladj(flow: nn.Module, x: Tensor) -> Tensor:
-    x = x.detach().requires_grad_()
-    z = flow(x)[0].flatten(1)
-    rows = [torch.autograd.grad(z[:, i].sum(), x, retain_graph=True)[0].flatten(1) for i in range(z.shape[1])]
-    return torch.linalg.slogdet(torch.stack(rows, 1).double())[1]
-
-
-def _estimated_ladj(
-    flow: nn.Module, x: Tensor, seed: int, probes: int = 6, steps: int = 30
-) -> tuple[Tensor, Tensor]:
-    """1/2 tr log(J^T J) of one sample by stochastic Lanczos quadrature: (estimate, possible error), each (1,).
-
-    Source: Ubaru, Chen & Saad (2017). Six random directions, products with J and J^T by autograd only.
-    """
-    x = x.expand(probes, *x.shape[1:]).contiguous().requires_grad_()
-    z = flow(x)[0].flatten(1)
-    w = torch.zeros_like(z, requires_grad=True)
-    back = torch.autograd.grad(z, x, w, create_graph=True)[0]  # J^T w, linear in w: its derivative is J
-
-    def product(v: Tensor) -> Tensor:
-        forward = torch.autograd.grad(back, w, v.view_as(back), retain_graph=True)[0]
-        return torch.autograd.grad(z, x, forward, retain_graph=True)[0].flatten(1)
-
-    d = z.shape[1]
-    rng = torch.Generator(x.device).manual_seed(seed)
-    v = torch.randint(0, 2, (probes, d), generator=rng, device=x.device).to(x.dtype) * 2 - 1
-    v = v / math.sqrt(d)
-    basis, alpha, beta = [v], [], []
-    for _ in range(min(steps, d)):
-        u = product(basis[-1])
-        alpha.append((u * basis[-1]).sum(1))
-        for q in basis:  # twice is enough: Gram-Schmidt against all
-            u = u - (u * q).sum(1, keepdim=True) * q
-        for q in basis:
-            u = u - (u * q).sum(1, keepdim=True) * q
-        norm = u.norm(dim=1)
-        beta.append(norm)
-        basis.append(u / norm.clamp_min(1e-30)[:, None])
-    t = torch.diag_embed(torch.stack(alpha, 1).double())
-    off = torch.stack(beta[:-1], 1).double()
-    t = t + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
-
-    def after(k: int) -> Tensor:
-        values, vectors = torch.linalg.eigh(t[:, :k, :k])
-        return 0.5 * d * (vectors[:, 0].square() * values.clamp_min(1e-30).log()).sum(1)
-
-    each = after(t.shape[1])
-    # Gauss quadrature comes down to the logarithm from above: what the second half of the steps took off says how far
-    drift = (after(max(1, t.shape[1] // 2)) - each).mean().abs()
-    return each.mean()[None].cpu(), (5 * each.std() / math.sqrt(probes) + 3 * drift)[None].cpu()
-
-
 def _floats(flow: nn.Module, x: Tensor) -> Tensor:
-    tensor = next(flow.parameters(), None)
-    tensor = next(flow.buffers(), None) if tensor is None else tensor
-    x = x if tensor is None else x.to(tensor.device)
-    return dequantise(x) if x.dtype == torch.uint8 else x
+    x = _placed(flow, x)
+    return dequantise(x) if x.dtype == torch.uint8 else _cast(flow, x)
 
 
 def _finite(log_px: np.ndarray) -> np.ndarray:

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from flowood_core import metrics, scores
-from flowood_core.anyflow import adapt, inputs
+from flowood_core.anyflow import adapt, inputs, ranges
 from flowood_core.flow import Flow
 from flowood_core.metrics import Estimate
 from flowood_core.system.files import write_atomically
@@ -225,6 +226,7 @@ def bias_report(
     >>> found.frame.loc["narrow", "side"]
     'simpler'
     """
+    limit, n_boot, seed = ranges.checked(limit=limit, n_boot=n_boot, seed=seed).values()
     if not isinstance(ood_data, Mapping):
         raise TypeError(
             f"expected OOD sets by name, {{'name': data}}, got {type(ood_data).__name__}; give your set a name"
@@ -240,7 +242,7 @@ def bias_report(
         if name == ID:
             raise ValueError(f"expected another name than {ID!r} for an OOD set; rename it")
         x = inputs.sample_of(data, limit or 10**9, name=name)
-        if x.shape[1:] != x_id.shape[1:] or x.dtype != x_id.dtype:
+        if x.shape[1:] != x_id.shape[1:] or (x.dtype == torch.uint8) != (x_id.dtype == torch.uint8):
             raise ValueError(
                 f"expected {name} like the ID data, {tuple(x_id.shape[1:])} of {x_id.dtype}, got "
                 f"{tuple(x.shape[1:])} of {x.dtype}; bring both to one size and type (inputs.Folder does)"
@@ -388,6 +390,7 @@ def _image_complexity(x: Tensor) -> ArrayLike:
 
 
 def _values(made: ArrayLike, n: int, name: str) -> np.ndarray:
+    made = made.detach().cpu().numpy() if isinstance(made, Tensor) else made
     values = np.asarray(made, dtype=np.float64)
     if values.shape != (n,):
         raise ValueError(f"expected one complexity per sample of {name}, ({n},), got {values.shape}")

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from flowood_core import train
-from flowood_core.anyflow import adapt, inputs
+from flowood_core.anyflow import adapt, inputs, protocols, ranges
 from flowood_core.flow import Flow
 from flowood_core.outliers import graded, image, simplify, vectors
 
-__all__ = ["OBJECTIVES", "OUTLIERS", "Correction", "Tau", "choose_tau", "correct"]
+__all__ = [
+    "OBJECTIVES", "OUTLIERS", "Correction", "Tau", "check_outliers", "choose_tau", "chosen_outliers", "correct",
+]  # fmt: skip
 
 OUTLIERS: dict[str, Callable[..., Tensor]] = {
     "gaussian": image.gaussian,
@@ -40,6 +42,7 @@ CHECKED = {
     "dense": "log-determinant checked against autograd's Jacobian",
     "estimated": "log-determinant checked against an estimate from autograd's Jacobian",
     "not visible": "log-determinant not checked, the flow shows log_prob only",
+    "on features": "log-determinant not checked, the density is one on features of x",
     "not checked": "log-determinant not checked, autograd could not give the Jacobian",
 }
 """What `adapt.check_flow` did at the door, in words."""
@@ -63,6 +66,7 @@ class Correction:
         check: result of `adapt.check_flow`.
         history: of the training, see `train.History`.
         n_id, steps, seconds: what it took.
+        how: what was done to the flow that came, in words; "" for nothing.
     """
 
     outliers: str
@@ -73,9 +77,11 @@ class Correction:
     n_id: int
     steps: int
     seconds: float
+    how: str = ""
 
     def __str__(self) -> str:
         last, checked = self.history.rows[-1], CHECKED[self.check["determinant"]]
+        checked = "; ".join(filter(None, (checked, self.how)))
         if self.objective == "mle":
             return (
                 f"{self.steps} steps of maximum likelihood on {self.n_id} ID samples in {self.seconds:.0f} s: log p is "
@@ -105,13 +111,15 @@ def correct(
     seed: int = 0,
     encoder: Any = None,
     limit: int | None = None,
+    least: int = inputs.LEAST,
     inplace: bool = False,
     quiet: bool = False,
 ) -> Flow | adapt.Adapted:
     """Train a flow so that outliers made from its own ID data become unlikely: section 2 of the paper, for any flow.
 
     Args:
-        flow: of FrEIA, zuko, nflows, normflows, or your own; see `adapt.as_flow`. Trained or new.
+        flow: of FrEIA, zuko, nflows, normflows, or your own; see `adapt.as_flow`. Trained or new. Gradients are
+            switched on here, whatever the caller has switched off.
         id_data: in-distribution samples; see `inputs.to_tensor`. uint8 images reach the flow as floats in [0, 1].
         outliers: "auto"; a name of `OUTLIERS`; "text" for texts with an encoder (shorter and simpler texts, section
             2.2.2); a tensor, from which outliers are drawn; or your own `(x, partner, *, rng) -> x_out`, where
@@ -125,6 +133,7 @@ def correct(
         steps, batch_size, lr, schedule, outlier_prob, seed: as in `train.Settings`.
         encoder: for texts, see `inputs.to_tensor`.
         limit: use at most so many ID samples.
+        least: refuse fewer ID samples.
         inplace: train the flow that was given; otherwise a copy, so that before and after can be compared.
         quiet: do not print what was chosen.
     Returns:
@@ -132,7 +141,8 @@ def correct(
     Raises:
         FlowError: the flow is no density; see `adapt.check_flow`.
         TypeError: outliers that cannot be called as above.
-        ValueError: too few samples, nan rows, an unknown name, outliers that do not fit the data.
+        ValueError: too few samples, nan rows, an unknown name, a parameter out of its range, outliers that do not fit
+            the data; all before the first step.
 
     >>> from flowood_core.flow import vector_flow
     >>> x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
@@ -140,35 +150,52 @@ def correct(
     >>> better.log_prob(x[:3]).shape, better.correction.outliers
     (torch.Size([3]), 'rows')
     """
-    if objective not in OBJECTIVES:
-        raise ValueError(f"expected objective to be one of {', '.join(OBJECTIVES)}, got {objective!r}")
+    ranges.one_of("objective", objective, OBJECTIVES)
+    how = ranges.checked(
+        batch_size=batch_size, lr=lr, schedule=schedule, outlier_prob=outlier_prob, seed=seed
+    )
+    more = ranges.checked(tau=tau, margin=margin, warmup=warmup, limit=limit)
+    steps = ranges.whole("steps", steps, 1)
+    _check_name(outliers)
+    with protocols.bound_to_train():
+        return _corrected(
+            flow, id_data, outliers, objective, how, more, steps, encoder, least, inplace, quiet
+        )
+
+
+def _corrected(
+    flow: Any, id_data: Any, outliers: Any, objective: str, how: dict[str, Any], more: dict[str, Any], steps: int,
+    encoder: Any, least: int, inplace: bool, quiet: bool,
+) -> Flow | adapt.Adapted:  # fmt: skip
     began = time.monotonic()
-    x = inputs.check_samples(inputs.to_tensor(id_data, limit=limit, encoder=encoder, name="ID data"))
-    flow = adapt.as_flow(flow if inplace else copy.deepcopy(flow))
-    check = adapt.check_flow(flow, x)
+    texts = inputs.texts_of(id_data, "ID data") if encoder is not None else None
+    id_data = id_data if texts is None else texts  # an iterator gives its texts once
+    x = inputs.to_tensor(id_data, limit=more["limit"], encoder=encoder, name="ID data")
+    x = inputs.check_samples(x.clone() if x.is_inference() else x, least)
+    flow, taken = protocols.bare(flow)
+    flow, check = adapt.admitted(flow if inplace else _copied(flow), x)
     if not any(p.requires_grad for p in flow.parameters()):
         raise ValueError("expected a flow with trainable parameters, got none; are all of them frozen?")
-    name, method = _method(outliers, objective, x, id_data, encoder)
-    parameter = next(flow.parameters())
-    x = x.to(parameter.device)
-    x = x if x.dtype == torch.uint8 else x.to(parameter.dtype)
+    x = adapt.fitting(flow, x)
+    name, method = chosen_outliers(outliers, objective, x, id_data, encoder)
     if method is not None:
         _try(method, name, x)
 
     settings = train.Settings(
-        steps=steps, batch_size=batch_size, lr=lr, schedule=schedule, outlier_prob=outlier_prob, seed=seed,
-        temperature=1.0 if objective == "mle" else OBJECTIVES[objective],
+        steps=steps, temperature=1.0 if objective == "mle" else OBJECTIVES[objective], **how
     )  # fmt: skip
-    if warmup:
-        train.fit(flow, x, None, settings=dataclasses.replace(settings, steps=warmup), label="warm-up")
-    chosen = choose_tau(flow, x, tau=tau, margin=margin)
+    if more["warmup"]:
+        train.fit(
+            flow, x, None, settings=dataclasses.replace(settings, steps=more["warmup"]), label="warm-up"
+        )
+    chosen = choose_tau(flow, x, tau=more["tau"], margin=more["margin"])
     if not quiet and method is not None:
         print(chosen.why)
     settings = dataclasses.replace(settings, tau=chosen.value)
     label = "maximum likelihood" if method is None else f"correcting: {name}"
     history = train.fit(flow, x, method, settings=settings, label=label)
     seconds = time.monotonic() - began
-    flow.correction = Correction(name, objective, chosen, check, history, len(x), steps, seconds)
+    flow.correction = Correction(name, objective, chosen, check, history, len(x), steps, seconds, taken)
     end = history.rows[-1]["log_px_id"]
     if not quiet and method is not None and end < chosen.value:
         print(
@@ -208,25 +235,36 @@ def choose_tau(flow: Any, x: Tensor, *, tau: float | None = None, margin: float 
     )
 
 
-def _method(
+def check_outliers(outliers: Any, x: Tensor) -> None:
+    """Refuse outliers that do not suit the data, by making a few: before anything is trained.
+
+    Raises:
+        TypeError, ValueError: as `correct`.
+    """
+    _check_name(outliers)
+    name, method = chosen_outliers(outliers, "softplus", x, None, None)
+    _try(method, name, x)  # type: ignore[arg-type]
+
+
+def chosen_outliers(
     outliers: Any, objective: str, x: Tensor, id_data: Any, encoder: Any
 ) -> tuple[str, Callable[..., Tensor] | None]:
+    """(name, function) of the outliers asked for, see `correct`; ("none", None) for maximum likelihood.
+
+    Args:
+        x: ID samples, as they are trained on. id_data: as they were given, for texts.
+    """
     if objective == "mle":
         return "none", None
     is_image = x.dtype == torch.uint8
     if isinstance(outliers, Tensor):
-        return "pool", vectors.Pool(outliers)
+        return "pool", vectors.Pool(outliers if is_image else outliers.to(x.dtype))
     if callable(outliers):
         return getattr(outliers, "__name__", "callable"), outliers
     if outliers == "auto":
         outliers = "ccm_gaussian" if is_image else "text" if encoder is not None else "rows"
     if outliers == "text":
         return "text", vectors.Pool(_texts(id_data, encoder))
-    if outliers not in OUTLIERS:
-        raise ValueError(
-            f"expected outliers to be one of auto, text, {', '.join(OUTLIERS)}, a tensor, or a function "
-            f"(x, partner, *, rng) -> x_out, got {outliers!r}"
-        )
     if is_image == (outliers == "rows"):
         want = "rows of floats" if is_image else "8-bit images"
         raise ValueError(
@@ -240,6 +278,29 @@ def _method(
     if outliers == "ccm_graded":
         return outliers, graded.for_images(inputs.sample_of(x, 24))
     return outliers, OUTLIERS[outliers]
+
+
+def _check_name(outliers: Any) -> None:
+    if isinstance(outliers, Tensor) or callable(outliers):
+        return
+    names = ("auto", "text", *OUTLIERS)
+    if outliers in names:
+        return
+    near = ranges.nearest(outliers, names)
+    raise ValueError(
+        f"expected outliers to be one of {', '.join(names)}, a tensor, or a function (x, partner, *, rng) -> x_out, "
+        f"got {outliers!r}" + (f"; did you mean {near!r}?" if near else "")
+    )
+
+
+def _copied(flow: Any) -> Any:
+    try:
+        return copy.deepcopy(flow)
+    except Exception as error:
+        raise TypeError(
+            f"expected a flow that can be copied, got {type(flow).__name__}, whose copy fails: {error}; give "
+            "inplace=True to train it itself, or a flow made anew"
+        ) from error
 
 
 def _try(method: Callable[..., Tensor], name: str, x: Tensor) -> None:
@@ -262,12 +323,13 @@ def _try(method: Callable[..., Tensor], name: str, x: Tensor) -> None:
 def _texts(id_data: Any, encoder: Any) -> Tensor:
     from flowood_core.outliers import text
 
-    if encoder is None or not isinstance(id_data, list | tuple):
+    texts = None if encoder is None else inputs.texts_of(id_data, "ID data")
+    if texts is None:
         raise ValueError(
             "expected a list of texts and encoder=... for outliers='text', got vectors; give the texts"
         )
     lexicon = text.Lexicon.load("auto")
     made = [
-        t for t in text.simplify_all(list(id_data), lexicon) if t.strip()
+        t for t in text.simplify_all(texts, lexicon) if t.strip()
     ]  # a text of long sentences is left empty
     return inputs.embed(made, encoder)

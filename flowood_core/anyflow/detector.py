@@ -7,35 +7,45 @@ own, where a higher score means more OOD, under a name that says so: `ood_score`
     score_samples(X)       -ood_score(X), higher = more normal
     decision_function(X)   gamma - ood_score(X): positive is normal
     predict(X)             +1 ID, -1 OOD, by eq. (6)
+
+Of files (a folder, a path, a list of paths) all four give a pandas Series whose index holds the names: a file that
+could not be read is not in it, and a warning names it. Of everything else they give an array.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-import flowood_core
 from flowood_core import metrics, neighbours
-from flowood_core.anyflow import adapt, correction, inputs
-from flowood_core.flow import Flow, dequantise, image_flow, vector_flow
+from flowood_core.anyflow import (
+    adapt,
+    building,
+    correction,
+    detector_files,
+    folders,
+    inputs,
+    protocols,
+    pytorch_ood,
+    ranges,
+    tables,
+)  # fmt: skip
 from flowood_core.scores import Threshold
-from flowood_core.system.files import write_atomically
 
 __all__ = ["Detector", "PytorchOod"]
 
-FORMAT = "flowood detector 1"
 SCORES = ("px", "pz", "fusion")
-WEIGHTS, FACTS = "weights.safetensors", "detector.json"
+LEAST, FEW = 4, 25  # ID samples that are needed at all, and below which a threshold is a guess
 
 
 class Detector(OutlierMixin, BaseEstimator):
@@ -44,7 +54,7 @@ class Detector(OutlierMixin, BaseEstimator):
     Args:
         flow: None builds one (on images squeezed and coupled by convolutions, on rows by linear layers, with a start
             fitted to the data); else yours, see `adapt.as_flow`, of which a copy is trained.
-        outliers: see `correction.correct`; None leaves out the correction (maximum likelihood alone).
+        outliers: see `correction.correct`, "text" excepted; None leaves out the correction (maximum likelihood alone).
         kind: "px" is -log p_X, the product's default. "pz" is -log p_Z, eq. (4) as printed. "fusion" weighs both
             and C(x) by what tells ID from the synthetic outliers: 8-bit images only.
         mle_steps: of maximum likelihood before the correction; 0 for a flow that is trained already.
@@ -89,92 +99,121 @@ class Detector(OutlierMixin, BaseEstimator):
         """Train on ID samples, fit the threshold on the share `holdout` of them.
 
         Args:
-            X: see `inputs.to_tensor`: 8-bit images, or floats (n, d). A flow of your own takes floats of any shape.
-            y: None: all of X is ID. Else +1 for ID, and -1 for samples to leave out.
+            X: see `inputs.to_tensor`: 8-bit images, or floats (n, d), or a frame. A flow of your own takes floats of
+                any shape.
+            y: labels +1 for ID and -1 for samples to leave out. Others say nothing of ID and OOD: they are not used,
+                as in scikit-learn's outlier detectors, and a warning says so.
+        Warns:
+            UserWarning: fewer than 25 ID samples, on which a threshold is a guess.
         Raises:
-            ValueError: fewer than 25 ID samples, nan rows, float images without a flow of your own.
+            ValueError: a parameter out of its range, fewer than 4 ID samples, nan rows, float images without a flow of
+                your own, a score or outliers that do not suit the flow or the data; all before anything is trained.
         """
-        if self.kind not in SCORES:
-            raise ValueError(f"expected kind to be one of {', '.join(SCORES)}, got {self.kind!r}")
-        if not 0 < self.holdout < 1:
-            raise ValueError(f"expected holdout between 0 and 1, got {self.holdout}")
-        x = inputs.to_tensor(X, name="X")
-        if y is not None:
-            x = x[torch.from_numpy(_is_id(y, len(x)))]
-        inputs.check_samples(x, 25)
+        settings = self._settings()
+        with protocols.bound_to_train():
+            return self._fitted(self._read(X, is_new=True), y, settings)
+
+    def _settings(self) -> dict[str, Any]:
+        """The parameters in their ranges; those of scikit-learn stay as they were given."""
+        names = (
+            "mle_steps", "steps", "batch_size", "lr", "tau", "keep", "holdout", "blocks", "hidden", "seed",
+        )  # fmt: skip
+        ranges.one_of("kind", self.kind, SCORES)
+        return ranges.checked(**{name: getattr(self, name) for name in names})
+
+    def _fitted(self, x: Tensor, y: Any, settings: dict[str, Any]) -> Self:
+        x = x.clone() if x.is_inference() else x
+        is_id = tables.labelled(y, len(x))
+        x = x if is_id is None else x[torch.from_numpy(is_id).to(x.device)]
+        self._check_enough(x)
         self.shape_, self.dtype_ = tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")
-        if x.ndim == 2:
-            self.n_features_in_ = x.shape[1]
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))
-        n_held = max(5, round(self.holdout * len(x)))
+        order = torch.randperm(len(x), generator=_rng(settings["seed"]))
+        n_held = min(max(5, round(settings["holdout"] * len(x))), len(x) // 2)
         held, train = x[order[:n_held]], x[order[n_held:]]
 
-        flow, self.built_ = (self._built(train), self._plan(x)) if self.flow is None else (self.flow, None)
-        how: dict[str, Any] = {"batch_size": self.batch_size, "lr": self.lr, "seed": self.seed, "quiet": True}
-        if self.mle_steps:
-            flow = correction.correct(flow, train, objective="mle", steps=self.mle_steps, **how)
-        if self.steps and self.outliers is not None:
-            flow = correction.correct(flow, train, self.outliers, tau=self.tau, steps=self.steps, **how)
-        self.flow_ = adapt.as_flow(flow, train).eval()
-        self.fusion_ = self._fused(train) if self.kind == "fusion" else None
+        is_corrected = settings["steps"] > 0 and self.outliers is not None
+        flow = self._start(train, settings)
+        self._check_suits(flow, train, is_corrected)
+        how: dict[str, Any] = {name: settings[name] for name in ("batch_size", "lr", "seed")}
+        how |= {"quiet": True, "least": 2}
+        if settings["mle_steps"]:
+            flow = correction.correct(flow, train, objective="mle", steps=settings["mle_steps"], **how)
+        if is_corrected:
+            more = {"tau": settings["tau"], "steps": settings["steps"]}
+            flow = correction.correct(flow, train, self.outliers, **more, **how)
+        self.flow_ = adapt.as_flow(flow).eval()
+        self.fusion_ = self._fused(train, settings["seed"]) if self.kind == "fusion" else None
         return self.fit_threshold(held)
 
+    def _check_enough(self, x: Tensor) -> None:
+        inputs.check_samples(x, LEAST, "X")
+        if len(x) < FEW:
+            warnings.warn(
+                f"{len(x)} ID samples: with fewer than {FEW} a threshold is a guess; collect more, or cut large images "
+                "into patches",
+                stacklevel=4,
+            )
+
+    def _start(self, x: Tensor, settings: dict[str, Any]) -> nn.Module:
+        """The flow before it is trained: built, or yours, checked."""
+        if self.flow is not None:
+            self.built_ = None
+            flow, _ = adapt.admitted(self.flow, x)
+            return flow
+        self.built_ = building.plan_for(x, settings)
+        return building.started(building.build(self.built_), x)
+
+    def _check_suits(self, flow: nn.Module, x: Tensor, is_corrected: bool) -> None:
+        if self.kind == "fusion" and x.dtype != torch.uint8:
+            raise ValueError(
+                f"expected 8-bit images for kind='fusion', which needs C(x), got {x.dtype}; use 'px'"
+            )
+        if self.kind != "px" and isinstance(flow, adapt.Adapted) and not flow.has_latent:
+            raise ValueError(
+                f"expected a flow that shows z for kind={self.kind!r}, got {type(flow.flow).__name__}, which has "
+                "log_prob only; use 'px'"
+            )
+        if is_corrected or self.kind == "fusion":
+            correction.check_outliers(
+                "auto" if self.outliers is None else self.outliers, adapt.fitting(flow, x)
+            )
+
     @classmethod
-    def of_flow(cls, flow: Flow, threshold: Threshold, *, dtype: str = "uint8", kind: str = "px") -> Self:
+    def of_flow(cls, flow: Any, threshold: Threshold, *, dtype: str = "uint8", kind: str = "px") -> Self:
         """The detector of a flow that is trained, with a threshold fitted to its score; nothing is trained.
 
         Args:
-            flow: of this package, on samples shaped like `flow.shape`.
+            flow: what `adapt.as_flow` takes. One of this package knows the shape of its samples; for another the first
+                samples to be scored say it, and the flow is checked on them.
             threshold: of eq. (6), fitted to the same `kind` of score.
             dtype: of the samples: "uint8" images or "float32".
             kind: "px" or "pz"; see the class.
         """
         if kind not in ("px", "pz"):
             raise ValueError(f"expected kind 'px' or 'pz', got {kind!r}; a fusion has to be fitted")
+        ranges.one_of("dtype", dtype, ("uint8", "float32", "float64"))
+        if not isinstance(threshold, Threshold):
+            raise TypeError(
+                f"expected a scores.Threshold, got {type(threshold).__name__}; fit one: Threshold.fit_quantile(scores)"
+            )
         made = cls(flow, kind=kind, mle_steps=0, steps=0)
-        made.flow_, made.built_, made.fusion_ = flow.eval(), None, None
-        made.shape_, made.dtype_, made.threshold_ = tuple(flow.shape), dtype, threshold
-        if len(made.shape_) == 1:
-            made.n_features_in_ = made.shape_[0]
+        made.flow_, made.built_, made.fusion_ = adapt.as_flow(flow).eval(), None, None
+        made.dtype_, made.threshold_ = dtype, threshold
+        shape = getattr(made.flow_, "shape", None)
+        made.shape_ = None if shape is None else tuple(shape)
+        if shape is not None and len(shape) == 1:
+            made.n_features_in_ = shape[0]
         return made
 
     def fit_threshold(self, X: Any, *, keep: float | None = None) -> Self:
         """Fit gamma of eq. (6) anew on ID samples that training has not seen; the flow stays as it is."""
-        self.threshold_ = Threshold.fit_quantile(self.ood_score(X), self.keep if keep is None else keep)
+        keep = ranges.checked(keep=self.keep if keep is None else keep)["keep"]
+        self.threshold_ = Threshold.fit_quantile(np.asarray(self.ood_score(X)), keep)
         return self
 
-    def _plan(self, x: Tensor) -> dict[str, Any]:
-        if x.dtype == torch.uint8:
-            squeeze = int(x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0)
-            plan: dict[str, Any] = {"type": "image_flow", "shape": list(x.shape[1:]), "squeeze": squeeze}
-        elif x.ndim == 2 and x.shape[1] >= 2:
-            plan = {"type": "vector_flow", "d": x.shape[1]}
-        else:
-            raise ValueError(
-                f"expected 8-bit images (n, c, h, w) or floats (n, d) with d of 2 or more, got {x.dtype} shaped "
-                f"{tuple(x.shape)}; give images as uint8 0..255, or a flow of your own"
-            )
-        return plan | {"blocks": self.blocks, "hidden": self.hidden, "seed": self.seed}
-
-    def _built(self, x: Tensor) -> nn.Module:
-        flow = _build(self._plan(x))
-        if isinstance(flow, Flow):
-            return flow.initialise(dequantise(x[:512]))
-        sd = x.std(0)
-        flow.shift.copy_(x.mean(0))
-        flow.scale.copy_(torch.where(sd > 0, sd, 1.0))
-        flow.flow.initialise(
-            ((x - flow.shift) / flow.scale + 1e-3 * torch.randn(x.shape, generator=_rng(0)))[:512]
-        )
-        return flow
-
-    def _fused(self, x: Tensor) -> neighbours.Fusion:
-        if x.dtype != torch.uint8:
-            raise ValueError(
-                f"expected 8-bit images for kind='fusion', which needs C(x), got {x.dtype}; use 'px'"
-            )
-        _, method = correction._method(self.outliers or "auto", "softplus", x, x, None)
-        x_out = method(x, x.roll(1, 0), rng=_rng(self.seed))  # type: ignore[misc]
+    def _fused(self, x: Tensor, seed: int) -> neighbours.Fusion:
+        _, method = correction.chosen_outliers(self.outliers or "auto", "softplus", x, None, None)
+        x_out = method(x, x.roll(1, 0), rng=_rng(seed))  # type: ignore[misc]
         return neighbours.Fusion.fit(self._quantities(x), self._quantities(x_out))
 
     def _quantities(self, x: Tensor) -> dict[str, np.ndarray]:
@@ -185,32 +224,71 @@ class Detector(OutlierMixin, BaseEstimator):
 
     # --- scores ------------------------------------------------------------------------------------------
 
-    def ood_score(self, X: Any) -> np.ndarray:
-        """The score of each sample, float64 (n,): higher = more OOD. A folder is streamed."""
+    def ood_score(self, X: Any) -> np.ndarray | pd.Series:
+        """The score of each sample, float64 (n,): higher = more OOD. Files are streamed; see above for their names."""
         check_is_fitted(self, "flow_")
-        return np.concatenate([self._score(self._checked(part)) for part in inputs.batches(X, name="X")])
+        folder = self._folder(X)
+        if folder is None:
+            x = self._read(X, is_new=False)
+            return np.concatenate([self._score(self._checked(part)) for part in x.split(64)])
+        scored = [pd.Series(self._score(self._checked(x)), names) for names, x in folder.named_batches()]
+        return pd.concat(scored).rename("ood_score").rename_axis("file")
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: Any) -> np.ndarray | pd.Series:
         """scikit-learn's orientation: higher = more normal. The negative of `ood_score`."""
-        return -self.ood_score(X)
+        return _named(-self.ood_score(X), "score_samples")
 
-    def decision_function(self, X: Any) -> np.ndarray:
+    def decision_function(self, X: Any) -> np.ndarray | pd.Series:
         """gamma - ood_score: positive for ID, negative (or zero) for OOD."""
         scores = self.ood_score(X)  # first: it refuses, where nothing was fitted
-        return self.threshold_.gamma - scores
+        return _named(self.threshold_.gamma - scores, "decision_function")
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray | pd.Series:
         """+1 for ID and -1 for OOD, eq. (6)."""
         scores = self.ood_score(X)
-        return np.where(self.threshold_.decide(scores), -1, 1)
+        found = np.where(self.threshold_.decide(np.asarray(scores)), -1, 1)
+        return pd.Series(found, scores.index, name="predict") if isinstance(scores, pd.Series) else found
 
     def score(self, X: Any, y: Any = None) -> float:
-        """One number, higher is better: AUROC with labels +1 (ID) and -1 (OOD), else the mean of `score_samples`."""
-        found = self.ood_score(X)
-        if y is None:
+        """One number, higher is better: AUROC with labels +1 (ID) and -1 (OOD), else the mean of `score_samples`.
+
+        Warns:
+            UserWarning: other labels, which are not used, as in `fit`.
+        """
+        found = np.asarray(self.ood_score(X))
+        is_id = tables.labelled(y, len(found))
+        if is_id is None:
             return float(-found.mean())
-        is_id = _is_id(y, len(found))
         return metrics.auroc(found[is_id], found[~is_id])  # type: ignore[return-value]
+
+    def explain(self, pictures: Mapping[str, Tensor], id_scores: np.ndarray) -> pd.DataFrame:
+        """What this detector says of named pictures, one row each.
+
+        Args:
+            pictures: name: uint8 (c, h, w), of the shape the detector was fitted on.
+            id_scores: `ood_score` of ID images that neither training nor the threshold has seen.
+        Returns:
+            complexity [bits/dim]; ood_score [nats for kind "px", higher = more OOD]; beyond_id, the share of ID that
+            scores lower; gamma; verdict, ID or OOD by eq. (6).
+        """
+        from flowood_core.complexity import image_complexity
+
+        if not pictures:
+            raise ValueError(
+                "expected at least one picture, got none; give {name: uint8 tensor (c, h, w)}, see inputs.picture"
+            )
+        x = torch.stack(list(pictures.values()))
+        scores = np.asarray(self.ood_score(x))
+        return pd.DataFrame(
+            {
+                "complexity": image_complexity(x).numpy(),
+                "ood_score": scores,
+                "beyond_id": [(np.asarray(id_scores) < s).mean() for s in scores],
+                "gamma": self.threshold_.gamma,
+                "verdict": np.where(self.threshold_.decide(scores), "OOD", "ID"),
+            },
+            index=pd.Index(pictures, name="picture"),
+        )
 
     @property
     def offset_(self) -> float:
@@ -224,8 +302,46 @@ class Detector(OutlierMixin, BaseEstimator):
             return -adapt.log_densities_of(self.flow_, x)[0]
         return -adapt.log_px_of(self.flow_, x)
 
+    # --- what comes in -----------------------------------------------------------------------------------
+
+    def _folder(self, X: Any) -> folders.Folder | None:
+        """Files as a `Folder`: of a path read as the folder of `fit` was, at the size of the samples."""
+        is_path = isinstance(X, str | os.PathLike | list | tuple)
+        if not is_path or not hasattr(self, "shape_") or self.shape_ is None or len(self.shape_) != 3:
+            return inputs.folder_of(X)
+        if (found := inputs.folder_of(X)) is None:
+            return None
+        how = {"mode": "L" if self.shape_[0] == 1 else "RGB"} | (getattr(self, "pictures_", None) or {})
+        return folders.Folder(X, size=self.shape_[1:], **how) if found.shape != self.shape_ or how else found
+
+    def _read(self, X: Any, *, is_new: bool) -> Tensor:
+        """X as a tensor; tables are looked at by scikit-learn's rules (names, number of columns, sparse, empty)."""
+        if is_new:
+            for name in ("n_features_in_", "feature_names_in_", "pictures_"):
+                self.__dict__.pop(name, None)
+            folder = inputs.folder_of(X)
+            if folder is not None:
+                x = folder.tensor()
+                self.pictures_ = folder.how_again()
+                return x
+        if tables.is_table(X):
+            X = validate_data(
+                self, X, reset=is_new, dtype=[np.float64, np.float32], ensure_all_finite=False,
+                ensure_min_samples=LEAST if is_new else 1,
+                ensure_min_features=2 if is_new and self.flow is None else 1,
+            )  # fmt: skip
+        x = inputs.to_tensor(X, name="X")
+        if is_new and x.ndim == 2:
+            self.n_features_in_ = x.shape[1]
+        return x
+
     def _checked(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[1:]) != self.shape_ or str(x.dtype).removeprefix("torch.") != self.dtype_:
+        if self.shape_ is None:  # of_flow: the first samples say it
+            if len(x) > 1:
+                adapt.check_flow(self.flow_, x)
+            self.shape_ = tuple(x.shape[1:])
+        is_bytes = self.dtype_ == "uint8"
+        if tuple(x.shape[1:]) != self.shape_ or (x.dtype == torch.uint8) != is_bytes:
             raise ValueError(
                 f"expected samples like those of fit, {self.shape_} of {self.dtype_}, got {tuple(x.shape[1:])} of "
                 f"{x.dtype}; prepare both in the same way"
@@ -241,33 +357,17 @@ class Detector(OutlierMixin, BaseEstimator):
             The folder.
         """
         check_is_fitted(self, "flow_")
-        import safetensors.torch
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: t.detach().cpu().clone().contiguous() for name, t in self.flow_.state_dict().items()}
-        weights = safetensors.torch.save(state)
-        plan = self.built_ or _plan_of(self.flow_)
-        facts = {
-            "format": FORMAT,
-            "orientation": "ood_score: higher = more OOD",
-            "flow": plan or _described(self.flow_),
-            "shape": list(self.shape_),
-            "dtype": self.dtype_,
-            "kind": self.kind,
-            "settings": {
-                k: v for k, v in self.get_params(deep=False).items() if k != "flow" and _is_plain(v)
-            },
-            "threshold": dataclasses.asdict(self.threshold_),
-            "fusion": None if self.fusion_ is None else _fusion_facts(self.fusion_),
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-            "versions": {"flowood": flowood_core.__version__, "torch": str(torch.__version__)},
-        }
-        write_atomically(folder / WEIGHTS, weights)
-        write_atomically(
-            folder / FACTS, (json.dumps(facts, indent=2) + "\n").encode()
-        )  # last: names the weights
-        return folder
+        if self.shape_ is None:
+            raise ValueError(
+                "expected a detector that knows its samples, got one of a flow alone; score some first"
+            )
+        names = getattr(self, "feature_names_in_", None)
+        settings = {name: value for name, value in self.get_params(deep=False).items() if name != "flow"}
+        stored = detector_files.Stored(
+            self.flow_, self.built_, settings, self.shape_, self.dtype_, self.kind, self.threshold_, self.fusion_,
+            None if names is None else [str(name) for name in names], getattr(self, "pictures_", None),
+        )  # fmt: skip
+        return detector_files.write(folder, stored)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, *, flow: nn.Module | None = None) -> Self:
@@ -280,68 +380,23 @@ class Detector(OutlierMixin, BaseEstimator):
             FileNotFoundError: no detector there.
             ValueError: another file, weights that belong to another detector or are damaged, or a flow is missing.
         """
-        import safetensors.torch
-
-        folder = Path(folder)
-        if not (folder / FACTS).is_file():
-            raise FileNotFoundError(
-                f"expected a folder written by Detector.save, found no {FACTS} in {folder}"
-            )
-        try:
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"expected a detector saved by Detector.save, got {folder / FACTS}: {error}"
-            ) from error
-        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-            got = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
-            raise ValueError(f"expected a detector of format {FORMAT!r}, got {got!r} in {folder / FACTS}")
-        weights = (folder / WEIGHTS).read_bytes() if (folder / WEIGHTS).is_file() else b""
-        if hashlib.sha256(weights).hexdigest() != facts["weights_sha256"]:
-            raise ValueError(
-                f"expected the weights that {FACTS} names, got other or damaged ones in {folder / WEIGHTS}; copy both "
-                "files again, they belong together"
-            )
-        plan = facts["flow"]
-        if plan["type"] == "given" and flow is None:
-            raise ValueError(
-                f"expected flow=..., since this detector was made with a {plan['class']} of your own: make it anew and "
-                "pass it, its weights will be replaced"
-            )
-        settings = {k: v for k, v in facts["settings"].items() if k in cls().get_params(deep=False)}
-        made = cls(flow if plan["type"] == "given" else None, **settings)
-        made.built_ = None if plan["type"] == "given" else plan
-        if plan["type"] == "given":
-            options = (
-                {}
-                if isinstance(flow, Flow | adapt.Adapted)
-                else {"kind": plan["kind"], "flatten": plan["flatten"]}
-            )
-            made.flow_ = adapt.as_flow(flow, **options)
-        else:
-            made.flow_ = _build(plan)
-        state = safetensors.torch.load(weights)
-        for name in ("shift", "scale"):  # buffers whose shape came with the data
-            if name in state and isinstance(made.flow_, adapt.Adapted):
-                setattr(made.flow_, name, state[name])
-        try:
-            made.flow_.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"expected a flow with the saved weights' names and shapes; {error}") from error
-        made.flow_.eval()
-        made.shape_, made.dtype_ = tuple(facts["shape"]), facts["dtype"]
-        if len(made.shape_) == 1:
-            made.n_features_in_ = made.shape_[0]
-        made.threshold_ = Threshold(**facts["threshold"])
-        made.fusion_ = None if facts["fusion"] is None else _fusion(facts["fusion"])
+        stored = detector_files.read(folder, flow)
+        known = cls().get_params(deep=False)
+        settings = {name: value for name, value in stored.settings.items() if name in known}
+        made = cls(flow if stored.plan is None else None, **settings)
+        made.flow_, made.built_, made.fusion_ = stored.flow, stored.plan, stored.fusion
+        made.shape_, made.dtype_, made.threshold_ = stored.shape, stored.dtype, stored.threshold
+        if len(stored.shape) == 1:
+            made.n_features_in_ = stored.shape[0]
+        if stored.names is not None:
+            made.feature_names_in_ = np.array(stored.names, dtype=object)
+        if stored.pictures is not None:
+            made.pictures_ = stored.pictures
         return made
 
 
-class PytorchOod:
+class PytorchOod(pytorch_ood.Adapter):
     """A `Detector` behind pytorch-ood's interface: fit(loader), predict(x), fit_features, predict_features.
-
-    Orientation as there: higher = more OOD. Labels below 0 mark OOD samples, which fitting leaves out. Where
-    pytorch-ood is installed, `isinstance(adapter, pytorch_ood.api.Detector)` holds.
 
     >>> x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     >>> adapter = PytorchOod(Detector(mle_steps=5, steps=5, blocks=2, hidden=8)).fit_features(x, torch.zeros(60))
@@ -349,131 +404,12 @@ class PytorchOod:
     torch.Size([4])
     """
 
-    requires_fit = True
-
     def __init__(self, detector: Detector | None = None):
-        self.detector = Detector() if detector is None else detector
-        try:
-            from pytorch_ood.api import Detector as Interface
-        except ImportError:
-            return
-        Interface.register(type(self))
-
-    def fit(self, data_loader: Any) -> Self:
-        """Fit on a loader that yields (x, y)."""
-        parts = [(x, y) for x, y in data_loader]
-        return self.fit_features(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
-
-    def fit_features(self, z: Tensor, y: Tensor) -> Self:
-        """Fit on tensors: inputs or features, and labels."""
-        self.detector.fit(z[y >= 0].cpu())
-        return self
-
-    def predict(self, x: Tensor) -> Tensor:
-        """Outlier scores (b,), higher = more OOD, on the device of x."""
-        if not hasattr(self.detector, "flow_"):
-            raise _requires_fitting()
-        return torch.from_numpy(self.detector.ood_score(x.cpu())).float().to(x.device)
-
-    def predict_features(self, z: Tensor) -> Tensor:
-        """The same; a flow does not mind whether its inputs are called features."""
-        return self.predict(z)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.predict(x)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the flow is; the processor before it is fitted."""
-        flow = getattr(self.detector, "flow_", None)
-        return torch.device("cpu") if flow is None else next(flow.parameters()).device
-
-    def to(self, device: str | torch.device) -> Self:
-        """Move the flow."""
-        if hasattr(self.detector, "flow_"):
-            self.detector.flow_.to(device)
-        return self
+        super().__init__(Detector() if detector is None else detector)
 
 
-def _requires_fitting() -> Exception:
-    try:
-        from pytorch_ood.api import RequiresFittingException
-    except ImportError:
-        from sklearn.exceptions import NotFittedError
-
-        return NotFittedError("expected a fitted detector; call fit(loader) first")
-    return RequiresFittingException()
-
-
-def _build(plan: dict[str, Any]) -> nn.Module:
-    plan = dict(plan)
-    if plan.pop("type") == "image_flow":
-        plan.pop("bare", None)
-        return image_flow(tuple(plan.pop("shape")), **plan)
-    d = plan.pop("d")
-    if plan.pop("bare", False):
-        return vector_flow(d, **plan)
-    return adapt.Adapted(vector_flow(d, **plan), "pair", shift=torch.zeros(d), scale=torch.ones(d))
-
-
-def _plan_of(flow: nn.Module) -> dict[str, Any] | None:
-    """How to build a flow of this package anew, read off its layers; None where that does not give the same weights."""
-    if not isinstance(flow, Flow) or not len(flow.blocks):
-        return None
-    layers = [m for m in flow.blocks[0].modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    if len(flow.shape) == 3 and isinstance(layers[0], nn.Conv2d):
-        plan = {"type": "image_flow", "shape": list(flow.shape), "squeeze": flow.squeeze}
-        plan |= {"blocks": len(flow.blocks), "hidden": layers[0].out_channels, "seed": 0}
-    elif len(flow.shape) == 1 and isinstance(layers[0], nn.Linear):
-        plan = {"type": "vector_flow", "d": flow.d, "layers": len(layers)}
-        plan |= {"blocks": len(flow.blocks), "hidden": layers[0].out_features, "seed": 0}
-    else:
-        return None
-    try:
-        again = _build(plan)
-    except (TypeError, ValueError):
-        return None
-    again = again if isinstance(again, Flow) else again.flow
-    shapes = [{name: t.shape for name, t in f.state_dict().items()} for f in (flow, again)]
-    return plan | {"bare": True} if shapes[0] == shapes[1] else None
-
-
-def _described(flow: nn.Module) -> dict[str, Any]:
-    inner = flow.flow if isinstance(flow, adapt.Adapted) else flow
-    described = {"type": "given", "class": f"{type(inner).__module__}.{type(inner).__qualname__}"}
-    return described | (
-        {"kind": flow.kind, "flatten": flow.flatten}
-        if isinstance(flow, adapt.Adapted)
-        else {"kind": None, "flatten": False}
-    )
-
-
-def _fusion_facts(fusion: neighbours.Fusion) -> dict[str, Any]:
-    return {
-        "names": list(fusion.scale.names),
-        "mean": fusion.scale.mean.tolist(),
-        "std": fusion.scale.std.tolist(),
-        "weights": fusion.weights.tolist(),
-        "intercept": fusion.intercept,
-    }
-
-
-def _fusion(facts: dict[str, Any]) -> neighbours.Fusion:
-    scale = neighbours._Scale(tuple(facts["names"]), np.array(facts["mean"]), np.array(facts["std"]))
-    return neighbours.Fusion(scale, np.array(facts["weights"]), facts["intercept"])
-
-
-def _is_id(y: Any, n: int) -> np.ndarray:
-    y = np.asarray(y)
-    if y.shape != (n,) or not np.isin(y, (-1, 1)).all():
-        raise ValueError(
-            f"expected one label per sample, +1 for ID and -1 for OOD, got {np.unique(y)[:5]} shaped {y.shape}"
-        )
-    return y == 1
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool)
+def _named(values: Any, name: str) -> Any:
+    return values.rename(name) if isinstance(values, pd.Series) else values
 
 
 def _rng(seed: int) -> torch.Generator:

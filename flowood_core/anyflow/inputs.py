@@ -1,7 +1,8 @@
-"""What people have, brought to what a flow eats: uint8 images (n, c, h, w) or float rows (n, d).
+"""What people have, brought to what a flow eats: uint8 images (n, c, h, w), or floats (n, ...).
 
-A folder of images of any size and mode is read in batches and never held as a whole; arrays, tensors, data sets of
-torch, texts and CSV columns become one tensor. What cannot be read is listed, what makes no sense is refused.
+A folder of images of any size and mode is read in batches and never held as a whole (`folders`); arrays, tensors, data
+sets and loaders of torch, tables, texts and CSV columns become one tensor. Nothing is narrowed: floats of 64 bits stay,
+what has fewer than 32 is widened. What can be read in two ways, or makes no sense, is refused.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,265 +20,88 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowood_core.anyflow import ranges
+from flowood_core.anyflow.folders import FITS, SUFFIXES, Folder, picture
+from flowood_core.anyflow.items import stacked
+
 __all__ = [
+    "FITS",
+    "LAYOUTS",
     "Folder",
     "batches",
     "check_samples",
     "count_duplicates",
     "csv_column",
     "embed",
+    "folder_of",
+    "narrowed",
     "picture",
     "sample_of",
+    "texts_of",
     "to_tensor",
 ]
 
-SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2")
-)
-FITS = ("crop", "stretch", "pad")
 LEAST = 20  # ID samples below which neither a mean nor a threshold says anything
+LAYOUTS = ("nchw", "nhwc", "nhw", "batches", "samples")
+EXACT = 2**53  # whole numbers up to it are float64 numbers
+WIDER = (torch.float16, torch.bfloat16)
+SMALL = (torch.int8, torch.int16, torch.uint16, torch.bool)  # exact in float32
+LOST = 1e-3  # of a standard deviation: the most that a change of precision may move a value
 
 
-# --- a folder of images ----------------------------------------------------------------------------------
-
-
-class Folder:
-    """A folder of image files as uint8 (b, c, size, size), read in batches: memory does not grow with the folder.
-
-    Every file is brought to one size and mode, which `how` states. A file that cannot be read is left out and
-    listed in `unreadable`; it stops nothing.
-
-    Args:
-        folder: searched with its subfolders for files with the suffix of an image.
-        size: side of the square, or (height, width).
-        mode: "RGB" or "L". Transparency is put on white, 16-bit grey is brought to 8 by its 0..65535 range.
-        fit: how a picture of another shape comes to the size. "crop": scaled until the shorter side fits, middle
-            cut out. "stretch": both sides scaled. "pad": scaled until the longer side fits, rest black.
-    Raises:
-        FileNotFoundError: no such folder, or no image in it.
-
-    >>> import tempfile
-    >>> from PIL import Image
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for k in range(3):
-    ...         Image.new("RGB", (50 + k, 40), "blue").save(f"{folder}/{k}.png")
-    ...     pictures = Folder(folder, size=32)
-    ...     [tuple(b.shape) for b in pictures.batches(2)]
-    [(2, 3, 32, 32), (1, 3, 32, 32)]
-    """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        *,
-        size: int | tuple[int, int] = 32,
-        mode: str = "RGB",
-        fit: str = "crop",
-    ):
-        self.folder = Path(folder)
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        self.mode, self.fit = mode, fit
-        if mode not in ("RGB", "L"):
-            raise ValueError(f"expected mode 'RGB' or 'L', got {mode!r}")
-        if fit not in FITS:
-            raise ValueError(f"expected fit to be one of {', '.join(FITS)}, got {fit!r}")
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"expected a folder of images, got {folder}; is the path right?")
-        self.paths = sorted(
-            p
-            for p in self.folder.rglob("*")
-            if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
-        )
-        if not self.paths:
-            raise FileNotFoundError(
-                f"expected image files ({', '.join(sorted(SUFFIXES))}) below {folder}, found none"
-            )
-        self.unreadable: dict[str, str] = {}
-
-    def __len__(self) -> int:
-        """Number of image files, the unreadable ones included."""
-        return len(self.paths)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(c, h, w) of every image that comes out."""
-        return (3 if self.mode == "RGB" else 1, *self.size)
-
-    @property
-    def how(self) -> str:
-        """One sentence: what was done to the pictures, for captions and records."""
-        done = {
-            "crop": "scaled until the shorter side fits and cropped in the middle",
-            "stretch": "stretched",
-            "pad": "scaled until the longer side fits and padded with black",
-        }[self.fit]
-        bad = f"; could not be read: {len(self.unreadable)}" if self.unreadable else ""
-        return f"{len(self)} files, {done} to {self.size[0]}x{self.size[1]} {self.mode}{bad}"
-
-    def batches(self, batch_size: int = 64) -> Iterator[Tensor]:
-        """uint8 (b, c, h, w), file order."""
-        for _, x in self.named_batches(batch_size):
-            yield x
-
-    def named_batches(self, batch_size: int = 64) -> Iterator[tuple[list[str], Tensor]]:
-        """(names relative to the folder, images) of the readable files, in order."""
-        names: list[str] = []
-        images: list[np.ndarray] = []
-        for path in self.paths:
-            name = path.relative_to(self.folder).as_posix()
-            image = self._read(path, name)
-            if image is None:
-                continue
-            names.append(name)
-            images.append(image)
-            if len(names) == batch_size:
-                yield names, torch.from_numpy(np.stack(images))
-                names, images = [], []
-        if names:
-            yield names, torch.from_numpy(np.stack(images))
-
-    def sample(self, limit: int | None = None) -> tuple[list[str], Tensor]:
-        """Names and images, of all or of `limit` files spread evenly over the sorted folder, so over its subfolders."""
-        paths = self.paths
-        if limit is not None and limit < len(paths):
-            paths = [paths[i] for i in np.linspace(0, len(paths) - 1, limit).astype(int)]
-        read = {p.relative_to(self.folder).as_posix(): p for p in paths}
-        found = {name: image for name, p in read.items() if (image := self._read(p, name)) is not None}
-        if not found:
-            first = next(iter(self.unreadable.items()))
-            raise ValueError(f"expected images that can be read, got none; the first: {first[0]}: {first[1]}")
-        return list(found), torch.from_numpy(np.stack(list(found.values())))
-
-    def tensor(self, limit: int | None = None) -> Tensor:
-        """The images of `sample`."""
-        return self.sample(limit)[1]
-
-    def _read(self, path: Path, name: str) -> np.ndarray | None:
-        try:
-            return _read_picture(path, self.size, self.mode, self.fit)
-        except Exception as error:  # Pillow raises about everything on a broken file
-            self.unreadable[name] = f"{type(error).__name__}: {str(error).replace(str(self.folder), '.')}"
-            return None
-
-
-def picture(
-    source: Any,
-    *,
-    size: int | tuple[int, int] = 32,
-    mode: str = "RGB",
-    fit: str = "crop",
-    name: str = "picture",
+def to_tensor(
+    data: Any, *, limit: int | None = None, encoder: Any = None, layout: str | None = None, name: str = "data"
 ) -> Tensor:
-    """One picture as uint8 (c, h, w), brought to size and mode as `Folder` does.
-
-    Args:
-        source: path or bytes of an image file, or a tensor that is uint8 (c, h, w) already and comes back as it is.
-    Raises:
-        ValueError: Pillow cannot read it.
-    """
-    if isinstance(source, Tensor) and source.dtype == torch.uint8 and source.ndim == 3:
-        return source
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    try:
-        file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
-        return torch.from_numpy(_read_picture(file, size, mode, fit))
-    except Exception as error:
-        raise ValueError(
-            f"expected an image file that Pillow can read, got {name}: {type(error).__name__}; save it as PNG or JPEG"
-        ) from error
-
-
-def _read_picture(file: Any, size: tuple[int, int], mode: str, fit: str) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    with Image.open(file) as opened:
-        made = _in_mode(ImageOps.exif_transpose(opened), mode)
-        height, width = size
-        resample = Image.Resampling.LANCZOS
-        if made.size == (width, height):
-            pass  # no resampling: the bytes stay as they are
-        elif fit == "crop":
-            made = ImageOps.fit(made, (width, height), resample)
-        elif fit == "pad":
-            made = ImageOps.pad(made, (width, height), resample)
-        else:
-            made = made.resize((width, height), resample)
-        a = np.array(made)  # a copy: Pillow's own memory cannot be written to
-    return np.ascontiguousarray(a[None] if a.ndim == 2 else a.transpose(2, 0, 1))
-
-
-def _in_mode(picture: Any, mode: str) -> Any:
-    from PIL import Image
-
-    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        a = np.asarray(picture).astype(np.float64)
-        a = a / 257 if picture.mode != "F" or a.max() > 255 else a  # 65535 -> 255
-        picture = Image.fromarray(a.round().clip(0, 255).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert(mode)
-
-
-# --- everything else -------------------------------------------------------------------------------------
-
-
-def to_tensor(data: Any, *, limit: int | None = None, encoder: Any = None, name: str = "data") -> Tensor:
     """One tensor of what was given: uint8 images (n, c, h, w), or floats shaped (n, ...).
 
     Args:
         data: a tensor or NumPy array (uint8 images with channels first or last, or without channels; floats of
-            any shape; other numbers become float32), a `Folder` or the path of one, a torch data set (the
-            first entry of each item is taken), a pandas frame, an object with the images in `.x`, or a list
-            of texts together with an encoder.
+            any shape; whole numbers become floats that hold them), a `Folder`, the path of one or of an image file, a
+            list of such paths, a torch data set or loader (the first entry of each item is taken), an iterator of
+            batches, a pandas frame or column, an object with the images in `.x`, or texts together with an encoder:
+            a list, a column, an array, an iterator.
         limit: at most so many samples, spread evenly.
         encoder: for texts: an object with `encode(texts)` that returns an array (or has it in `.x`).
+        layout: where the shape does not tell: of uint8 images "nchw", "nhwc" or "nhw" (no channels); whether the items
+            of an iterator are "batches" or "samples".
         name: how errors call the data.
     Raises:
-        TypeError: none of these. ValueError: nan or infinite rows, no samples.
+        TypeError: none of these. FileNotFoundError: a path that is none.
+        ValueError: nan or infinite rows, masked or complex values, no samples, a shape with two readings.
 
     >>> to_tensor(np.zeros((5, 32, 32, 3), np.uint8)).shape
     torch.Size([5, 3, 32, 32])
     """
-    if isinstance(data, str | os.PathLike) and Path(data).is_dir():
-        data = Folder(data)
-    if isinstance(data, Folder):
-        return data.tensor(limit)
-    if _are_texts(data):
+    if layout is not None:
+        ranges.one_of("layout", layout, LAYOUTS)
+    if limit is not None:
+        limit = ranges.whole("limit", limit, 1)
+    folder = folder_of(data)
+    if folder is not None:
+        return folder.tensor(limit)
+    texts = texts_of(data, name, is_wanted=encoder is not None)
+    if texts is not None:
         if encoder is None:
             raise TypeError(
                 f"expected an encoder for the texts of {name}, got none; pass encoder=..., an object with "
-                "encode(texts) -> array, such as flowood_core.features.encoders.TfidfSvd().fit(texts)"
+                "encode(texts) -> array, such as flowood_core.TfidfSvd().fit(texts)"
             )
-        return embed(_evenly(data, limit), encoder)
-    if isinstance(getattr(data, "x", None), Tensor | np.ndarray):
-        data = data.x
-    elif hasattr(data, "to_numpy"):
-        data = data.to_numpy()
-    if not isinstance(data, Tensor | np.ndarray):
-        data = _stacked(data, limit, name)
-    x = (
-        data.detach()
-        if isinstance(data, Tensor)
-        else torch.from_numpy(np.ascontiguousarray(_numbers(data, name)))
-    )
+        return embed(_evenly(texts, limit), encoder)
+    x = _numeric(data, limit, layout, name)
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"expected {name} with at least one sample, got shape {tuple(x.shape)}")
     x = _evenly(x, limit)
     if x.dtype == torch.uint8:
-        return _channels_first(x, name)
-    x = x if torch.is_floating_point(x) and x.dtype != torch.float16 else x.float()
-    x = x.float() if x.dtype == torch.float64 else x
+        return _channels_first(x, name, layout)
     _check_finite(x, name)
     return x
 
 
 def batches(data: Any, batch_size: int = 64, *, encoder: Any = None, name: str = "data") -> Iterator[Tensor]:
     """The samples in batches: a `Folder` is streamed, everything else is split."""
-    if isinstance(data, str | os.PathLike) and Path(data).is_dir():
-        data = Folder(data)
-    if isinstance(data, Folder):
-        yield from data.batches(batch_size)
+    folder = folder_of(data)
+    if folder is not None:
+        yield from folder.batches(batch_size)
     else:
         yield from to_tensor(data, encoder=encoder, name=name).split(batch_size)
 
@@ -286,12 +111,64 @@ def sample_of(data: Any, n: int, *, encoder: Any = None, name: str = "data") -> 
     return to_tensor(data, limit=n, encoder=encoder, name=name)
 
 
+def folder_of(data: Any) -> Folder | None:
+    """A `Folder`, the path of one or of an image file, or a list of paths of image files, as a `Folder`; else None.
+
+    Raises:
+        FileNotFoundError: a path, or text taken for one, where nothing lies.
+    """
+    if isinstance(data, Folder):
+        return data
+    if isinstance(data, str | os.PathLike):
+        return Folder(data)
+    if not isinstance(data, list | tuple) or not data:
+        return None
+    if all(isinstance(p, os.PathLike) for p in data):
+        return Folder(data)
+    are_images = all(
+        isinstance(p, str) and len(p) < 4096 and Path(p).suffix.lower() in SUFFIXES for p in data
+    )
+    return Folder(data) if are_images else None
+
+
+def texts_of(data: Any, name: str = "data", *, is_wanted: bool = True) -> list[str] | None:
+    """The texts of a list, column, array or (where texts are wanted) iterator; None for data that are no texts.
+
+    Raises:
+        TypeError: something else among texts, such as None or nan; says where.
+    """
+    values = _values_of(data, is_wanted)
+    if not values or not any(isinstance(t, str) for t in values[:100]):
+        return None
+    wrong = next((k for k, t in enumerate(values) if not isinstance(t, str)), None)
+    if wrong is not None:
+        raise TypeError(
+            f"expected texts in {name}, got {values[wrong]!r} ({type(values[wrong]).__name__}) at position {wrong}; "
+            "drop missing texts or put '' in their place"
+        )
+    return [str(t) for t in values]
+
+
+def _values_of(data: Any, is_wanted: bool) -> list[Any] | None:
+    if isinstance(data, list | tuple):
+        return list(data)
+    if isinstance(data, Tensor | Mapping):
+        return None
+    if hasattr(data, "to_numpy"):
+        data = data.to_numpy()
+    if isinstance(data, np.ndarray):
+        return data.tolist() if data.ndim == 1 and data.dtype.kind in "USOT" else None
+    return list(data) if is_wanted and isinstance(data, Iterable) and not hasattr(data, "x") else None
+
+
 def embed(texts: Sequence[str], encoder: Any) -> Tensor:
     """Vectors of texts by any object with `encode(texts)`, as float32 (n, d)."""
     if not callable(getattr(encoder, "encode", None)):
         raise TypeError(f"expected an encoder with encode(texts) -> array, got {type(encoder).__name__}")
     made = encoder.encode(list(texts))
-    x = torch.as_tensor(np.asarray(getattr(made, "x", made)), dtype=torch.float32)
+    made = getattr(made, "x", made)
+    made = made.detach().float().cpu() if isinstance(made, Tensor) else np.asarray(made)
+    x = torch.as_tensor(made, dtype=torch.float32)
     if x.ndim != 2 or len(x) != len(texts):
         raise ValueError(
             f"expected one vector per text, ({len(texts)}, d), got {tuple(x.shape)} from the encoder"
@@ -300,19 +177,55 @@ def embed(texts: Sequence[str], encoder: Any) -> Tensor:
     return x
 
 
-def csv_column(path: str | os.PathLike, column: str) -> list[str]:
-    """The texts of one column of a CSV file with a header line; empty cells are left out.
+def csv_column(
+    path: str | os.PathLike, column: str, *, encoding: str | None = None, delimiter: str = ","
+) -> list[str]:
+    """The texts of one column of a CSV file with a header line; empty cells are left out, and a warning counts them.
 
+    Args:
+        encoding: None: UTF-8, or UTF-16 where the file begins with its mark.
+        delimiter: between cells.
     Raises:
-        KeyError: no such column; the message lists those there are.
+        KeyError: no such column; the message lists those there are, and says if the delimiter seems another.
+        ValueError: another encoding, or no CSV.
     """
-    with Path(path).open(encoding="utf-8-sig", newline="") as f:
-        reader = csv.DictReader(f)
-        if column not in (reader.fieldnames or []):
-            raise KeyError(
-                f"expected a column {column!r} in {Path(path).name}, got {', '.join(reader.fieldnames or ['none'])}"
-            )
-        return [row[column] for row in reader if (row[column] or "").strip()]
+    path = Path(path)
+    content = path.read_bytes()
+    found = encoding or ("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    try:
+        text = content.decode(found)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"expected {path.name} in {found.removesuffix('-sig').upper()}, got the byte 0x{content[error.start]:02x} "
+            f"at {error.start}; save it as UTF-8, or say encoding='cp1252' (Excel in Western Europe)"
+        ) from error
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        fields = list(reader.fieldnames or [])
+        if column not in fields:
+            raise KeyError(_no_column(path.name, column, fields, delimiter))
+        cells = [row[column] or "" for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"expected CSV text (UTF-8) in {path.name}, got: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
+    kept = [cell for cell in cells if cell.strip()]
+    if len(kept) < len(cells):
+        warnings.warn(
+            f"{len(cells) - len(kept)} of {len(cells)} cells of {column!r} are empty and left out",
+            stacklevel=2,
+        )
+    return kept
+
+
+def _no_column(file: str, column: str, fields: list[str], delimiter: str) -> str:
+    said = f"expected a column {column!r} in {file}, got {', '.join(fields) or 'none'}"
+    other = next((c for c in ";\t|," if c != delimiter and len(fields) == 1 and c in fields[0]), None)
+    if other is not None:
+        return f"{said}; its cells seem separated by {other!r}: say delimiter={other!r}"
+    near = ranges.nearest(column, fields)
+    return f"{said}; did you mean {near!r}?" if near else said
 
 
 def check_samples(x: Tensor, least: int = LEAST, name: str = "ID data") -> Tensor:
@@ -331,6 +244,31 @@ def check_samples(x: Tensor, least: int = LEAST, name: str = "ID data") -> Tenso
     return x
 
 
+def narrowed(x: Tensor, dtype: torch.dtype, name: str = "data") -> Tensor:
+    """x in the precision of a flow that does not standardise.
+
+    Raises:
+        ValueError: rounding would move values of a column by more than a thousandth of their standard deviation.
+
+    >>> narrowed(torch.tensor([[1.5], [2.5]], dtype=torch.float64), torch.float32).dtype
+    torch.float32
+    """
+    if x.dtype == torch.float64 and dtype != torch.float64 and len(x) > 1:
+        flat = x.reshape(len(x), -1)
+        sd = flat.std(0)
+        rounding = torch.finfo(dtype).eps * flat.abs().amax(0)
+        bad = (rounding > LOST * sd) & (sd > 0)
+        if bad.any():
+            k = int(bad.int().argmax())
+            largest, spread = float(flat[:, k].abs().max()), float(sd[k])
+            raise ValueError(
+                f"expected {name} that {dtype}, in which the flow computes, can hold, got column {k} with values "
+                f"up to {largest:.6g} and a standard deviation of {spread:.3g}; subtract the mean, give as_flow(flow, "
+                "shift=..., scale=...), or take the flow that Detector builds, which standardises first"
+            )
+    return x.to(dtype)
+
+
 def count_duplicates(a: Tensor, b: Tensor) -> int:
     """Samples of b that occur in a, to the byte: test samples that were trained on.
 
@@ -347,10 +285,6 @@ def _hash(row: Tensor) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(row.cpu().numpy()).data, digest_size=16).digest()
 
 
-def _are_texts(data: Any) -> bool:
-    return isinstance(data, list | tuple) and len(data) > 0 and all(isinstance(t, str) for t in data[:100])
-
-
 def _evenly(data: Any, limit: int | None) -> Any:
     if limit is None or limit >= len(data):
         return data
@@ -358,59 +292,125 @@ def _evenly(data: Any, limit: int | None) -> Any:
     return [data[i] for i in index] if isinstance(data, list | tuple) else data[torch.from_numpy(index)]
 
 
-def _numbers(a: np.ndarray, name: str) -> np.ndarray:
-    if a.dtype == object or a.dtype.kind in "USO":
+# --- numbers ---------------------------------------------------------------------------------------------
+
+
+def _numeric(data: Any, limit: int | None, layout: str | None, name: str) -> Tensor:
+    """uint8 where images may be meant, else floats of 32 or 64 bits that hold every value."""
+    is_table = False
+    if isinstance(data, Mapping):
+        raise TypeError(
+            f"expected {name} as an array, a tensor, a folder, a torch data set or texts, got a dict with "
+            f"{', '.join(map(repr, list(data)[:5]))}; give the entry that holds the samples"
+        )
+    if not isinstance(data, Tensor | np.ndarray):
+        _check_dense(data, name)
+        if hasattr(data, "to_numpy"):
+            is_table, data = True, data.to_numpy()
+        elif isinstance(getattr(data, "x", None), Tensor | np.ndarray):
+            data = data.x
+        elif hasattr(data, "__array__") and hasattr(data, "shape"):
+            data = np.asarray(data)
+    if not isinstance(data, Tensor | np.ndarray):
+        data = stacked(data, limit, layout, name, lambda a: _numbers(a, name))
+    if isinstance(data, np.ndarray):
+        data = _numbers(data, name)
+    if data.layout != torch.strided:
+        raise TypeError(f"expected dense {name}, got a sparse tensor ({data.layout}); give {name}.to_dense()")
+    return _held(data.detach(), is_table or data.ndim < 3, name)
+
+
+def _check_dense(data: Any, name: str) -> None:
+    if callable(getattr(data, "toarray", None)):
+        raise TypeError(
+            f"expected dense {name}, got a sparse {type(data).__name__}; give {name}.toarray(), and where that is too "
+            "large, reduce its columns first (TruncatedSVD)"
+        )
+
+
+def _numbers(a: np.ndarray, name: str) -> Tensor:
+    if isinstance(a, np.ma.MaskedArray):
+        if np.ma.is_masked(a):
+            raise ValueError(
+                f"expected {name} without gaps, got a masked array with {int(np.ma.getmaskarray(a).sum())} values "
+                "masked; drop those rows or fill them (.filled(value))"
+            )
+        a = a.data
+    if a.dtype.kind in "mMV":
+        raise TypeError(
+            f"expected numbers in {name}, got an array of {a.dtype}; turn dates into a number of your unit, such as "
+            "days since the first"
+        )
+    if a.dtype.kind in "OUST":
         try:
-            a = a.astype(np.float64)
+            a = a.astype(np.complex128 if _has_complex(a) else np.float64)
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"expected numbers in {name}, got an array of {a.dtype}: {error}; encode categories first, or "
-                "give a list of texts with encoder=..."
+                "give a list of texts with encoder=... (argument must be a string or a real number)"
             ) from error
-    return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
+    if a.dtype.kind == "c":
+        raise ValueError(
+            f"Complex data not supported: expected real numbers in {name}, got {a.dtype}; give real and imaginary "
+            "parts as columns"
+        )
+    if a.dtype.kind == "f" and a.dtype.itemsize not in (2, 4, 8):
+        a = a.astype(np.float64)
+    a = a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
+    a = np.ascontiguousarray(a)
+    return torch.from_numpy(a if a.flags.writeable else a.copy())
 
 
-def _stacked(data: Any, limit: int | None, name: str) -> Tensor:
-    """A torch data set (length and items), a list of arrays, or a loader."""
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, list | tuple):
-        n = len(data)
-        index = range(n) if limit is None or limit >= n else np.linspace(0, n - 1, limit).astype(int).tolist()
-        items: Any = (data[i] for i in index)
-    elif hasattr(data, "__iter__"):
-        items = iter(data)
-    else:
+def _has_complex(a: np.ndarray) -> bool:
+    return a.dtype == object and any(isinstance(v, complex | np.complexfloating) for v in a.flat)
+
+
+def _held(x: Tensor, is_table: bool, name: str) -> Tensor:
+    """Floats that hold every value of x; uint8 as it is, unless it is a table."""
+    if x.dtype == torch.uint8:
+        return x.float() if is_table else x
+    if x.is_complex():
+        raise ValueError(
+            f"expected real numbers in {name}, got {x.dtype}; give real and imaginary parts as columns"
+        )
+    if x.dtype in (torch.float32, torch.float64):
+        return x
+    if x.dtype in WIDER or x.dtype in SMALL:
+        return x.float()
+    if torch.is_floating_point(x) or x.is_quantized:
         raise TypeError(
-            f"expected {name} as an array, a tensor, a folder, a torch data set or texts, got {type(data).__name__}"
+            f"expected {name} of float32 or float64, got {x.dtype}; give x.float(), or dequantise it"
         )
-    rows, loader = [], type(data).__name__.endswith("DataLoader")
-    for item in items:
-        # a data set's item is (sample, label); a plain list of numbers is a sample itself
-        item = item[0] if isinstance(item, tuple | list) and np.ndim(item[0]) else item
-        row = item if isinstance(item, Tensor) else torch.from_numpy(_numbers(np.array(item), name))
-        rows.extend(row) if loader else rows.append(row)
-    if not rows:
-        raise ValueError(f"expected {name} with at least one sample, got an empty {type(data).__name__}")
-    shapes = {tuple(row.shape) for row in rows}
-    if len(shapes) > 1:
+    if x.numel() and (int(x.max()) > EXACT or int(x.min()) < -EXACT):
         raise ValueError(
-            f"expected samples of one shape in {name}, got {len(shapes)} shapes such as "
-            f"{', '.join(map(str, sorted(shapes)[:3]))}; resize them, or point inputs.Folder at the files"
+            f"expected whole numbers up to 2**53 in {name}, which a float64 holds, got {int(x.abs().max())}; "
+            "subtract an offset first, or leave identifiers out"
         )
-    return torch.stack(rows)
+    return x.double()
 
 
-def _channels_first(x: Tensor, name: str) -> Tensor:
+def _channels_first(x: Tensor, name: str, layout: str | None) -> Tensor:
+    shape = tuple(x.shape)
+    if x.ndim == 3 and layout != "nhw" and (shape[0] == 3 or shape[-1] in (1, 3)):
+        raise ValueError(
+            f"expected {name} as uint8 images (n, c, h, w) or (n, h, w, c), got {shape}: {shape[0]} grey images, or "
+            "one image with channels? For one give x[None]; for grey ones x[:, None], or layout='nhw'"
+        )
     if x.ndim == 3:
-        x = x[:, None]
+        return x[:, None]
     if x.ndim != 4:
+        raise ValueError(f"expected {name} as uint8 images (n, c, h, w) or (n, h, w, c), got {shape}")
+    is_first, is_last = shape[1] in (1, 3), shape[-1] in (1, 3)
+    if is_first and is_last and layout not in ("nchw", "nhwc"):
         raise ValueError(
-            f"expected {name} as uint8 images (n, c, h, w) or (n, h, w, c), got {tuple(x.shape)}"
+            f"expected {name} whose shape tells where the channels are, got {shape}: first or last? Say "
+            "inputs.to_tensor(x, layout='nchw') or layout='nhwc'"
         )
-    if x.shape[1] not in (1, 3) and x.shape[-1] in (1, 3):
+    if layout == "nhwc" or (is_last and layout != "nchw" and not is_first):
         x = x.permute(0, 3, 1, 2).contiguous()
     if x.shape[1] not in (1, 3):
         raise ValueError(
-            f"expected {name} with 1 or 3 channels, got {tuple(x.shape)}; drop a transparency channel first"
+            f"expected {name} with 1 or 3 channels, got {shape}; drop a transparency channel first"
         )
     return x
 

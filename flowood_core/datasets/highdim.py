@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import tarfile
-import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -23,10 +22,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from filelock import FileLock
-from PIL import Image, ImageOps
+from PIL import Image
 
 from flowood_core import datasets
-from flowood_core.datasets import ImageSet, MissingData, download, registry
+from flowood_core.datasets import ImageSet, MissingData, decode, download, registry
 from flowood_core.datasets.highdim_archives import MVTEC, PLACES, READERS, SUFFIXES
 from flowood_core.datasets.readers import BadArchive
 from flowood_core.datasets.registry import DataFile, DataSet
@@ -36,8 +35,6 @@ from flowood_core.system.files import write_atomically
 __all__ = ["LABELS", "MVTEC", "SETS", "Folder", "expected", "load", "prepare"]
 
 SIDE = 256  # of prepared pictures; "All images are resized to 256 x 256" (section 3.2)
-FILTER = "bilinear"  # the paper names none; Pillow's, which averages when it shrinks
-LEAST = 8  # a picture with a shorter side is no picture of a set
 MENDELEY = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/{}/file_downloaded"
 KONIQ = "https://datasets.vqa.mmsp-kn.de/archives/"
 
@@ -187,7 +184,7 @@ def load(name: str, split: str, size: int = SIDE) -> ImageSet:
             + ". A set needs train/good, test/good and test/bad"
         )
     source = f"folder highdim/{base}/{PLACES['bad' if bad else split]}"
-    resize = f"whole picture to {size} x {size}, Pillow {FILTER}, grey repeated to three channels"
+    resize = f"whole picture to {size} x {size}, Pillow {decode.FILTER}, grey repeated to three channels"
     return Folder(name, split, x, source, tuple(skipped), resize)
 
 
@@ -204,44 +201,12 @@ def expected(name: str) -> registry.Expected | None:
 # --- pictures ------------------------------------------------------------------------------------------------
 
 
-def decode(content: bytes | Path, size: int) -> np.ndarray:
-    """One picture as uint8 (size, size, 3).
-
-    Turned as its EXIF says; 16 bits are scaled to 8, not cut; palettes, CMYK and grey become RGB; what is
-    transparent is laid on black.
-
-    Raises:
-        ValueError: no picture, cut short, or smaller than 8 pixels; says which.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
-                image = ImageOps.exif_transpose(file)
-                image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-    except Image.DecompressionBombWarning as error:
-        raise ValueError(f"too large: {error}") from error
-    if min(image.size) < LEAST:
-        raise ValueError(f"only {image.size[0]} x {image.size[1]} pixels")
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        values = np.asarray(image, np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
-        image = Image.fromarray(np.round(values.clip(0, top) * (255 / top)).astype(np.uint8))
-    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling[FILTER.upper()])
-    return np.asarray(image)
-
-
 def _cached(files: list[Path], size: int) -> tuple[torch.Tensor, list[str]]:
     facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     parent = str(files[0].parent) if files else ""
-    key = hashlib.sha256(repr((parent, facts, size, FILTER, Image.__version__)).encode()).hexdigest()[:24]
+    key = hashlib.sha256(
+        repr((parent, facts, size, decode.FILTER, "one range a folder", Image.__version__)).encode()
+    ).hexdigest()[:24]
     path = paths.outputs_root() / ".cache" / f"highdim-{key}.npz"
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -251,9 +216,10 @@ def _cached(files: list[Path], size: int) -> tuple[torch.Tensor, list[str]]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         pass
     pictures, skipped = [], []
+    top = decode.top_of_files(files)
     for file in files:
         try:
-            pictures.append(decode(file, size))
+            pictures.append(decode.picture(file, (size, size), top=top))
         except ValueError as error:
             skipped.append(f"{file.name}: {str(error).replace(str(file), file.name)}")
     x = np.stack(pictures) if pictures else np.empty((0, size, size, 3), np.uint8)
@@ -330,7 +296,7 @@ def prepare(name: str) -> list[Path]:
             "sources": [{"file": f, "from": g.source, "bytes": g.size, "md5": g.md5, "sha256": g.sha256}
                         for f, g in fetched.items()],
             "counts": counts, "expected_counts": dict(entry.counts), "skipped": skipped, "size": SIDE,
-            "filter": FILTER, "licence": entry.licence, "citation": entry.citation, "notes": entry.notes,
+            "filter": decode.FILTER, "licence": entry.licence, "citation": entry.citation, "notes": entry.notes,
         }  # fmt: skip
         for n in names:
             (work / n / "record.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -346,7 +312,7 @@ def _write(entry: DataSet, files: Mapping[str, Path], work: Path) -> tuple[dict[
     try:
         for name, place, file, content in READERS[entry.reader](files):
             try:
-                picture = decode(content, SIDE)
+                picture = decode.picture(content, (SIDE, SIDE))
             except ValueError as error:
                 skipped.append(f"{place}/{file}: {error}")
                 continue

@@ -159,7 +159,7 @@ def mixup(x: Images, partner: Images | None = None, *, rng: torch.Generator, alp
 
 def _mix(x: Images, partner: Images, lam: Float[Tensor, " b"]) -> Images:
     # lerp is exact at both ends and where x equals its partner
-    mixed = torch.lerp(partner.float(), x.float(), lam.view(-1, 1, 1, 1))
+    mixed = torch.lerp(partner.float(), x.float(), lam.float().view(-1, 1, 1, 1))
     return mixed.round_().to(torch.uint8)
 
 

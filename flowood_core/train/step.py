@@ -31,7 +31,10 @@ def adam(flow: nn.Module, settings: Any) -> torch.optim.Adam:
     trained = [p for p in flow.parameters() if p.requires_grad]
     rate: dict[str, Any] = {"lr": settings.lr}
     if trained and trained[0].is_cuda:
-        rate = {"lr": torch.tensor(settings.lr, device=trained[0].device), "capturable": True}
+        rate = {
+            "lr": torch.tensor(settings.lr, dtype=torch.float32, device=trained[0].device),
+            "capturable": True,
+        }
     return torch.optim.Adam(trained, weight_decay=settings.weight_decay, fused=True, **rate)
 
 
@@ -58,7 +61,9 @@ class Step:
         self.flows, self.optimizers, self.settings = list(flows), list(optimizers), list(settings)
         self.trained = [[p for group in o.param_groups for p in group["params"]] for o in self.optimizers]
         self.log_probs: list[Callable[[Tensor], Tensor]] = [flow.log_prob for flow in self.flows]
-        self._broken = [torch.zeros((), device=trained[0].device) for trained in self.trained]
+        # fused Adam wants float32, whatever the default is
+        devices = [trained[0].device for trained in self.trained]
+        self._broken = [torch.zeros((), dtype=torch.float32, device=device) for device in devices]
         for optimizer, broken in zip(self.optimizers, self._broken, strict=True):
             optimizer.found_inf = broken  # fused Adam leaves everything as it is where this is 1
 

@@ -45,9 +45,10 @@ def test_an_image_of_the_right_size_keeps_its_bytes(tmp_path):
     assert (kept.permute(1, 2, 0).numpy() == np.asarray(Image.open(path))).all()
 
 
-def test_transparency_is_put_on_white(tmp_path):
-    Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(tmp_path / "a.png")
-    assert (inputs.Folder(tmp_path).tensor() == 255).all()
+def test_transparency_is_put_on_black_and_said(tmp_path):
+    Image.new("RGBA", (32, 32), (255, 255, 255, 0)).save(tmp_path / "a.png")
+    folder = inputs.Folder(tmp_path)
+    assert (folder.tensor() == 0).all() and "transparency laid on black" in folder.how
 
 
 @pytest.mark.parametrize("fit", inputs.FITS)
@@ -62,7 +63,8 @@ def test_unreadable_files_are_listed_and_stop_nothing(tmp_path):
     whole = write(tmp_path, "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     folder = inputs.Folder(tmp_path)
-    names = [n for part, _ in folder.named_batches() for n in part]
+    with pytest.warns(UserWarning, match="2 of 3 files could not be read"):
+        names = [n for part, _ in folder.named_batches() for n in part]
     assert names == ["good.png"]
     assert set(folder.unreadable) == {"broken.jpg", "cut.png"}
     assert str(tmp_path) not in str(folder.unreadable)
@@ -101,11 +103,12 @@ CASES = {
     "channels last": (np.zeros((5, 32, 32, 3), np.uint8), (5, 3, 32, 32), torch.uint8),
     "channels first": (np.zeros((5, 3, 8, 8), np.uint8), (5, 3, 8, 8), torch.uint8),
     "no channels": (np.zeros((5, 8, 8), np.uint8), (5, 1, 8, 8), torch.uint8),
-    "float64 rows": (np.zeros((5, 4)), (5, 4), torch.float32),
-    "whole numbers": (np.zeros((5, 4), int), (5, 4), torch.float32),
+    "float64 rows": (np.zeros((5, 4)), (5, 4), torch.float64),
+    "float32 rows": (np.zeros((5, 4), np.float32), (5, 4), torch.float32),
+    "whole numbers": (np.zeros((5, 4), int), (5, 4), torch.float64),
     "tensor": (torch.zeros(5, 4), (5, 4), torch.float32),
-    "frame": (pd.DataFrame({"a": [1.0, 2], "b": [3, 4]}), (2, 2), torch.float32),
-    "list of rows": ([[1.0, 2.0], [3.0, 4.0]], (2, 2), torch.float32),
+    "frame": (pd.DataFrame({"a": [1.0, 2], "b": [3, 4]}), (2, 2), torch.float64),
+    "list of rows": ([[1.0, 2.0], [3.0, 4.0]], (2, 2), torch.float64),
     "torch data set": (
         torch.utils.data.TensorDataset(torch.zeros(5, 4), torch.zeros(5)),
         (5, 4),
@@ -160,7 +163,8 @@ class Encoder:
 def test_texts_and_a_csv_column_go_through_any_encoder(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('id,review\n1,"good, really"\n2,\n3,bad\n', encoding="utf-8")
-    texts = inputs.csv_column(path, "review")
+    with pytest.warns(UserWarning, match="1 of 3 cells of 'review' are empty"):
+        texts = inputs.csv_column(path, "review")
     assert texts == ["good, really", "bad"]
     assert inputs.to_tensor(texts, encoder=Encoder()).tolist() == [[12, 1], [3, 0]]
     with pytest.raises(KeyError, match="id, review"):

@@ -1,10 +1,9 @@
-"""Laws of judging a picture: the detector's own numbers, and where they stand among those of ID."""
+"""Laws of explaining a picture: the detector's own numbers, and where they stand among those of ID."""
 
 import numpy as np
 import pytest
 
 from flowood_core import Detector, datasets
-from flowood_core.anyflow import judge
 from flowood_core.complexity import image_complexity
 
 
@@ -18,7 +17,7 @@ def test_the_numbers_are_those_of_detector_and_complexity(detector):
     held = datasets.load("photo", "test").x[:40]
     pictures = {"ID": held[0], "digit": datasets.load("digits", "test").x[0]}
     id_scores = detector.ood_score(held)
-    rows = judge.judged(detector, pictures, id_scores)
+    rows = detector.explain(pictures, id_scores)
     assert list(rows.index) == ["ID", "digit"]
     x = np.stack([p.numpy() for p in pictures.values()])
     assert np.allclose(rows.ood_score, detector.ood_score(x)) and np.allclose(
@@ -30,10 +29,10 @@ def test_the_numbers_are_those_of_detector_and_complexity(detector):
 
 def test_beyond_id_is_the_share_of_id_with_a_lower_score(detector):
     x = datasets.load("photo", "test").x[:40]
-    rows = judge.judged(detector, {str(k): p for k, p in enumerate(x)}, detector.ood_score(x))
+    rows = detector.explain({str(k): p for k, p in enumerate(x)}, detector.ood_score(x))
     assert sorted(rows.beyond_id) == pytest.approx(np.arange(40) / 40)
 
 
 def test_no_picture_is_refused(detector):
     with pytest.raises(ValueError, match="at least one picture"):
-        judge.judged(detector, {}, np.zeros(3))
+        detector.explain({}, np.zeros(3))
