@@ -79,10 +79,9 @@ def test_fitting_is_pure_in_the_seed_and_leaves_the_global_one_alone(x):
 
 def test_the_correction_makes_unseen_outliers_less_likely_against_id(rng):
     """Between two groups of features lies their mean, which a density fitted by eq. (2) alone calls likely."""
-    side = np.where(np.arange(300) % 2, 3.0, -3.0)[:, None]
-    x = (rng.normal(size=(300, 4)) * 0.5 + side).astype(np.float32) * [1, 0.1, 0.1, 0.1]
-    between = (rng.normal(size=(300, 4)) * 0.5).astype(np.float32) * [1, 0.1, 0.1, 0.1]
-    how = {"components": 4, "mle_steps": 100, "steps": 150, "lr": 5e-3}
+    side = np.where(np.arange(300) % 2, 3.0, -3.0)[:, None] * [1, 0, 0, 0]
+    x, between = ((0.5 * rng.normal(size=(300, 4)) + at).astype(np.float32) for at in (side, 0))
+    how = {"components": 4, "blocks": 4, "hidden": 32, "mle_steps": 60, "steps": 200, "lr": 1e-2}
     without, with_ = level(**how).fit_features(x[:200]), level(**how).fit_features(x[:200], between[:200])
     before, after = (
         one.score_features(between[200:]).mean() - one.score_features(x[200:]).mean()
