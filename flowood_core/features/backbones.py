@@ -21,9 +21,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowood_core.features import efficientnet_lite
+from flowood_core.features.encoders import MissingWeights
 from flowood_core.system import paths
 
-__all__ = ["NAMES", "Backbone", "BackboneError", "load"]
+__all__ = ["CLASSIFIERS", "NAMES", "Backbone", "BackboneError", "classifier", "imagenet", "load", "sha256_of"]
 
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN_BGR = (104.0, 117.0, 123.0)
@@ -50,6 +52,7 @@ class Backbone(nn.Module):
         pyramid: the network sees the image at three scales, 1, 1/2 and 1/4, and gives one map each.
         resample: maps of a pyramid are brought to side / resample, and half and a quarter of it, because
             unpadded convolutions leave sides such as 31, 15, 7.
+        sha256: of the weights as their file has them, where `net` holds them in another form; None hashes `net`.
     """
 
     def __init__(
@@ -63,8 +66,10 @@ class Backbone(nn.Module):
         least: int,
         pyramid: bool = False,
         resample: int | None = None,
+        sha256: str | None = None,
     ):
         super().__init__()
+        self._sha256 = sha256
         self.net, self.name, self.label, self.normalise = net, name, label, normalise
         self.multiple, self.least, self.pyramid, self.resample = multiple, least, pyramid, resample
         self.requires_grad_(False).eval()
@@ -125,23 +130,29 @@ class Backbone(nn.Module):
     @property
     def sha256(self) -> str:
         """Hash of the weights: tells whether two runs stood on the same features."""
-        h = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            h.update(name.encode())
-            h.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-        return h.hexdigest()
+        return self._sha256 or sha256_of(self)
 
     def facts(self) -> dict[str, object]:
         """What a run records about its backbone."""
         return {"name": self.name, "label": self.label, "sha256": self.sha256}
 
 
+def sha256_of(net: nn.Module) -> str:
+    """Hash of the names and values of a module's weights."""
+    h = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        h.update(name.encode())
+        h.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+    return h.hexdigest()
+
+
 def load(name: str) -> Backbone:
     """A backbone by name, with an option behind a colon.
 
     Args:
-        name: one of `NAMES`. ``:untrained`` behind a torchvision name asks for random, seeded weights;
-            ``:fire5+fire9`` behind a SqueezeNet chooses its layers (one layer for ``squeezenet_pyramid``).
+        name: one of `NAMES`. ``:untrained`` behind a torchvision or EfficientNet-Lite name asks for random, seeded
+            weights; ``:fire5+fire9`` behind a SqueezeNet chooses its layers (one layer for ``squeezenet_pyramid``),
+            ``:stage3+stage5`` behind an EfficientNet-Lite its stages (one for a pyramid).
     Raises:
         BackboneError: no such backbone, or no weights for it; lists where they were looked for.
     """
@@ -171,6 +182,34 @@ class _Stages(nn.Module):
 
 
 def _torchvision(name: str, kind: str, option: str) -> Backbone:
+    net, label = _torchvision_net(name, kind, option)
+    if kind == "efficientnet_b5":
+        return Backbone(
+            _Stages(nn.Identity(), [net.features[:7]]), name=name, label=label, normalise=imagenet,
+            multiple=128, least=128, pyramid=True,
+        )  # fmt: skip
+    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+    stages = _Stages(stem, [net.layer1, net.layer2, net.layer3])  # layer4 costs a fifth and is not used
+    return Backbone(stages, name=name, label=label, normalise=imagenet, multiple=32, least=32)
+
+
+def classifier(name: str) -> tuple[nn.Module, str]:
+    """A network of torchvision without its last layer: (b, 3, s, s), see `imagenet`, to features (b, d); its label.
+
+    Args:
+        name: out of `CLASSIFIERS`; ``:untrained`` behind it asks for random, seeded weights.
+    Raises:
+        BackboneError: no such network, or no weights for it.
+    """
+    kind, _, option = name.partition(":")
+    if kind not in CLASSIFIERS:
+        raise BackboneError(f"expected a network out of {', '.join(CLASSIFIERS)}, got {name!r}")
+    net, label = _torchvision_net(name, kind, option)
+    setattr(net, "classifier" if kind.startswith("efficientnet") else "fc", nn.Flatten())
+    return net.requires_grad_(False).eval(), label
+
+
+def _torchvision_net(name: str, kind: str, option: str) -> tuple[nn.Module, str]:
     from torchvision import models
 
     if option not in ("", "untrained"):
@@ -178,21 +217,13 @@ def _torchvision(name: str, kind: str, option: str) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         net = models.get_model(kind, weights=None)
+    if option:
+        return net, f"{kind}, untrained backbone"
     weights = models.get_model_weights(kind).DEFAULT
     if kind in ("resnet18", "wide_resnet50_2"):
         weights = models.get_model_weights(kind).IMAGENET1K_V1  # the weights of the papers' time
-    label = f"{kind}, untrained backbone"
-    if not option:
-        net.load_state_dict(_torchvision_state(kind, weights))
-        label = f"{kind}, ImageNet-trained ({weights.name})"
-    if kind == "efficientnet_b5":
-        return Backbone(
-            _Stages(nn.Identity(), [net.features[:7]]), name=name, label=label, normalise=_imagenet,
-            multiple=128, least=128, pyramid=True,
-        )  # fmt: skip
-    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
-    stages = _Stages(stem, [net.layer1, net.layer2, net.layer3])  # layer4 costs a fifth and is not used
-    return Backbone(stages, name=name, label=label, normalise=_imagenet, multiple=32, least=32)
+    net.load_state_dict(_torchvision_state(kind, weights))
+    return net, f"{kind}, ImageNet-trained ({weights.name})"
 
 
 def _torchvision_state(kind: str, weights: object) -> dict[str, Tensor]:
@@ -217,7 +248,8 @@ def _torchvision_state(kind: str, weights: object) -> dict[str, Tensor]:
     )
 
 
-def _imagenet(x: Tensor) -> Tensor:
+def imagenet(x: Tensor) -> Tensor:
+    """Bytes 0..255, as floats, to the input of torchvision's networks."""
     mean, sd = (x.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_SD))
     return (x / 255 - mean) / sd
 
@@ -305,6 +337,47 @@ def _caffe(x: Tensor) -> Tensor:
     return x.flip(1) - x.new_tensor(CAFFE_MEAN_BGR).view(1, 3, 1, 1)
 
 
+# --- EfficientNet-Lite ---------------------------------------------------------------------------------------
+
+
+class _LiteMaps(nn.Module):
+    """Outputs of chosen stages of an EfficientNet-Lite; the head and the classifier are left out."""
+
+    def __init__(self, net: efficientnet_lite.EfficientNetLite, stages: Sequence[int]):
+        super().__init__()
+        self.net, self.stages = net, tuple(stages)
+        del net._conv_head, net._bn1, net._fc
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.net.maps(x, last=max(self.stages))
+        return [maps[stage - 1] for stage in self.stages]
+
+
+def _lite(name: str, kind: str, option: str) -> Backbone:
+    pyramid, kind = kind.endswith("_pyramid"), kind.removesuffix("_pyramid")
+    chosen, is_untrained = option.removesuffix("untrained").rstrip("+"), option.endswith("untrained")
+    chosen = chosen or ("stage5" if pyramid else "stage3+stage5+stage7")
+    known = {f"stage{n}": n for n in efficientnet_lite.STRIDE}
+    stages = [known.get(stage) for stage in chosen.split("+")]
+    if None in stages or sorted(set(stages)) != stages or (pyramid and len(stages) != 1):
+        raise BackboneError(
+            f"expected {'one stage' if pyramid else 'stages in ascending order, joined by +,'} out of "
+            f"{', '.join(known)} behind {kind}:, or untrained, got {option!r}"
+        )
+    try:
+        net = (efficientnet_lite.untrained if is_untrained else efficientnet_lite.pretrained)(kind)
+    except MissingWeights as error:
+        raise BackboneError(str(error)) from error
+    sha256, net = sha256_of(net), net.folded().to(memory_format=torch.channels_last)
+    stride = efficientnet_lite.STRIDE[stages[-1]]
+    return Backbone(
+        _LiteMaps(net, stages), name=name,
+        label=f"{kind} {chosen}, {'untrained backbone' if is_untrained else 'ImageNet-trained'}",
+        normalise=efficientnet_lite.normalised, multiple=4 * stride if pyramid else stride,
+        least=4 * stride if pyramid else 32, pyramid=pyramid, sha256=sha256,
+    )  # fmt: skip
+
+
 # --- untrained -----------------------------------------------------------------------------------------------
 
 
@@ -324,7 +397,7 @@ def _untrained(name: str, kind: str, option: str) -> Backbone:
         nn.init.orthogonal_(conv[0].weight, generator=torch.Generator().manual_seed(1))
     net = _Stages(nn.Identity(), [nn.Sequential(*convs)] if pyramid else convs)
     return Backbone(
-        net, name=name, label="random convolutions, untrained backbone", normalise=_imagenet,
+        net, name=name, label="random convolutions, untrained backbone", normalise=imagenet,
         multiple=16 if pyramid else 8, least=16, pyramid=pyramid,
     )  # fmt: skip
 
@@ -335,7 +408,10 @@ _MAKERS: dict[str, Callable[[str, str, str], Backbone]] = {
     "efficientnet_b5": _torchvision,
     "squeezenet": _squeezenet,
     "squeezenet_pyramid": _squeezenet,
+    **{f"{name}{suffix}": _lite for name in efficientnet_lite.BLOCKS for suffix in ("", "_pyramid")},
     "untrained": _untrained,
     "untrained_pyramid": _untrained,
 }
 NAMES = tuple(_MAKERS)
+CLASSIFIERS = ("resnet18", "resnet50", "wide_resnet50_2", *(f"efficientnet_b{n}" for n in range(6)))
+"""Networks of torchvision whose features before the last layer `classifier` gives."""

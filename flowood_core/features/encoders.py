@@ -12,10 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
-import io
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from flowood_core.system import paths
-from flowood_core.system.files import write_atomically
+from flowood_core.system.cache import RowCache
 from flowood_core.system.progress import track
 
 __all__ = ["Features", "HuggingFace", "MissingWeights", "Standard", "TfidfSvd", "label_of", "named"]
@@ -142,7 +139,8 @@ class HuggingFace:
         texts = _checked(texts)
         keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
         folder = paths.outputs_root() / ".cache" / f"features-{self._key()}"
-        known = _read_shards(folder, self.d)
+        cache = RowCache(folder, x=(self.d,), n_tokens=())
+        known = cache.find(keys)
         waiting = list({key: text for key, text in zip(keys, texts, strict=True) if key not in known}.items())
         with track(len(set(keys)), f"encoding {label}", len(set(keys)) - len(waiting)) as progress:
             batch: list[tuple[bytes, np.ndarray, int]] = []
@@ -150,9 +148,9 @@ class HuggingFace:
                 batch += done
                 progress.update(len(done))
                 if len(batch) >= TEXTS_PER_SHARD:
-                    known |= _write_shard(folder, batch)
+                    known |= cache.add(batch)
                     batch = []
-            known |= _write_shard(folder, batch)
+            known |= cache.add(batch)
         x = np.stack([known[key][0] for key in keys]) if keys else np.empty((0, self.d), np.float32)
         return Features(x, np.array([known[key][1] for key in keys], dtype=np.int64), self.max_length)
 
@@ -289,35 +287,6 @@ def _quiet_transformers():
         logging.set_verbosity(before)
         if was_on:
             logging.enable_progress_bar()
-
-
-def _read_shards(folder: Path, d: int) -> dict[bytes, tuple[np.ndarray, int]]:
-    known: dict[bytes, tuple[np.ndarray, int]] = {}
-    for file in sorted(folder.glob("*.npz")):
-        with (
-            contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
-            np.load(file, allow_pickle=False) as f,
-        ):
-            keys, x, n_tokens = f["keys"], f["x"], f["n_tokens"]
-            if x.shape == (len(keys), d) and keys.shape == (len(n_tokens), 32) and np.isfinite(x).all():
-                known |= {k.tobytes(): (v, int(n)) for k, v, n in zip(keys, x, n_tokens, strict=True)}
-    return known
-
-
-def _write_shard(
-    folder: Path, made: list[tuple[bytes, np.ndarray, int]]
-) -> dict[bytes, tuple[np.ndarray, int]]:
-    if not made:
-        return {}
-    keys = np.stack([np.frombuffer(key, np.uint8) for key, _, _ in made])
-    x, n_tokens = np.stack([x for _, x, _ in made]), np.array([n for _, _, n in made])
-    buffer = io.BytesIO()
-    np.savez(buffer, keys=keys, x=x, n_tokens=n_tokens)
-    with contextlib.suppress(OSError):  # a cache that cannot be written is no error
-        folder.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(keys.tobytes()).hexdigest()[:16]
-        write_atomically(folder / f"{name}.npz", buffer.getvalue())
-    return {key: (x, n) for key, x, n in made}
 
 
 # --- without a network -------------------------------------------------------------------------------------

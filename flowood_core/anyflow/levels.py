@@ -1,0 +1,327 @@
+"""The second level: a flow on features of images, which see content, beside the flow on pixels, which sees texture.
+
+`FeatureLevel` is trained as everything else here: eq. (2) on ID, eq. (3) on outliers that are made as images and sent
+through the frozen network. `Join` makes one score of the two levels without seeing an OOD image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowood_core import train
+from flowood_core.anyflow import correction
+from flowood_core.features.encoders import Standard
+from flowood_core.features.images import ImageEncoder
+from flowood_core.flow import Flow, densities, vector_flow
+from flowood_core.outliers.vectors import Pool
+
+__all__ = ["FeatureLevel", "Join", "Tail", "joined"]
+
+FORMAT = "flowood feature level 1"
+STANDARD, FLOW = "standard.", "flow."
+BUILDS = ("components", "blocks", "hidden", "seed")
+DECIDES = ("d", "size", "unit", "precision", "sha256_of_weights")
+"""What two encoders have to agree in to give the same features; where the weights lie is nothing to them."""
+
+LEAST = 25
+IMAGES_PER_COMPONENT = 4
+LEAST_SCORES, KNOTS, BEYOND = 20, 65, 0.1
+
+
+class FeatureLevel:
+    """OOD score of images by a flow on unit features of a frozen network, whitened on ID.
+
+    Args:
+        encoder, size: see `features.images.ImageEncoder`; an encoder of your own with `encode`, `facts` and `d` may be
+            given instead of a name.
+        components: principal components of the ID features that are kept, whitened; at most a quarter of the ID
+            images, since a flow on more of them knows its training images by heart.
+        blocks, hidden: of the flow.
+        mle_steps: of eq. (2) alone, after which the threshold of eq. (3) is settled, see `correction.choose_tau`.
+        steps, outlier_prob: of eq. (2) and (3), and the share of outliers in a batch.
+        batch_size, lr: Adam's, to zero along a cosine.
+        n_outliers: images made as outliers, each of which has to pass the network once.
+        seed: of the flow and of both trainings.
+
+    The defaults were chosen with EfficientNet-Lite0 on 5,400 CIFAR-10 images and 600 held out, by 21 kinds of
+    synthetic images that no training sees: 128, 256, 512 components give a mean AUROC of 63.3, 74.4, 75.9; three times
+    the steps 0.8 more (at 256), outliers 0.4 to 1.4; shares of 0.3 and 0.5 and margins of 1 and 3 give the same.
+    """
+
+    def __init__(
+        self,
+        encoder: str | Any = "efficientnet_lite0",
+        *,
+        size: int = 128,
+        components: int = 512,
+        blocks: int = 4,
+        hidden: int = 64,
+        mle_steps: int = 300,
+        steps: int = 200,
+        outlier_prob: float = 0.3,
+        batch_size: int = 128,
+        lr: float = 1e-3,
+        n_outliers: int = 1500,
+        seed: int = 0,
+    ):
+        self.encoder = ImageEncoder(encoder, size=size) if isinstance(encoder, str) else encoder
+        self.components, self.blocks, self.hidden, self.seed = components, blocks, hidden, seed
+        self.mle_steps, self.steps, self.outlier_prob = mle_steps, steps, outlier_prob
+        self.batch_size, self.lr, self.n_outliers = batch_size, lr, n_outliers
+
+    # --- fitting -----------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x: Tensor,
+        outliers: Callable[..., Tensor] | Tensor | None = None,
+        rng: torch.Generator | None = None,
+    ) -> Self:
+        """Encode, whiten, train.
+
+        Args:
+            x: ID images, uint8 (n, c, h, w).
+            outliers: images (x, partner, *, rng) -> x_out, as `flowood_core.outliers` has them, or images made
+                beforehand; None is eq. (2) alone.
+            rng: of the outliers; None is seeded by `seed`.
+        Raises:
+            ValueError: fewer than 25 images.
+        """
+        if len(x) < LEAST:
+            raise ValueError(f"expected at least {LEAST} ID images, got {len(x)}")
+        rows = self.encoder.encode(x, label="ID images")
+        pool = None
+        if outliers is not None:
+            made = outliers if isinstance(outliers, Tensor) else self._outliers(x, outliers, rng)
+            pool = self.encoder.encode(made, label="outliers")
+        return self.fit_features(rows, pool)
+
+    def fit_features(self, x: np.ndarray, outliers: np.ndarray | None = None) -> Self:
+        """`fit` on features that are computed already: float32 (n, d) of ID images and of outliers."""
+        n = min(self.components, max(2, len(x) // IMAGES_PER_COMPONENT), x.shape[1])
+        self.standard = _rounded(Standard.fit(x, components=n))
+        rows = torch.from_numpy(self.standard(x))
+        self.flow = self._built(n).initialise(rows[:512])
+        train.fit(self.flow, rows, settings=self._settings(self.mle_steps), label="features: likelihood")
+        if outliers is not None and self.steps:
+            tau = correction.choose_tau(self.flow, rows).value
+            settings = dataclasses.replace(
+                self._settings(self.steps), tau=tau, outlier_prob=self.outlier_prob, seed=self.seed + 1
+            )
+            pool = Pool(torch.from_numpy(self.standard(outliers)))
+            train.fit(self.flow, rows, pool, settings=settings, label="features: correction")
+        return self
+
+    def _settings(self, steps: int) -> train.Settings:
+        return train.Settings(
+            steps=steps, batch_size=self.batch_size, lr=self.lr, schedule="cosine", seed=self.seed
+        )
+
+    def _built(self, d: int) -> Flow:
+        return vector_flow(d, blocks=self.blocks, hidden=self.hidden, seed=self.seed)
+
+    def _outliers(self, x: Tensor, make: Callable[..., Tensor], rng: torch.Generator | None) -> Tensor:
+        rng = rng or torch.Generator(x.device).manual_seed(self.seed)
+        index = torch.randperm(len(x), generator=rng, device=x.device)[: self.n_outliers]
+        shift = torch.randint(1, len(x), (len(index),), generator=rng, device=x.device)
+        return make(x[index], x[(index + shift) % len(x)], rng=rng)
+
+    # --- scores ------------------------------------------------------------------------------------------
+
+    def score(self, x: Tensor) -> np.ndarray:
+        """-log p of the whitened features, in nats, float64 (n,): higher = more OOD. x: as in `fit`."""
+        return self.score_features(self.encoder.encode(x))
+
+    def score_features(self, x: np.ndarray) -> np.ndarray:
+        """`score` of features that are computed already, float32 (n, d)."""
+        if not len(x):
+            return np.empty(0)
+        return -densities(self.flow, torch.from_numpy(self.standard(x)))[1]
+
+    # --- files -------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What `from_state` needs: facts for a JSON file, and tensors for a file of tensors. No pickle, and not the
+        network, which is named by its facts and the hash of its weights."""
+        facts = {
+            "format": FORMAT,
+            "score": "-log p of whitened features, nats; higher = more OOD",
+            "encoder": self.encoder.facts(),
+            "components": self.standard.directions.shape[1],
+            **{name: getattr(self, name) for name in BUILDS if name != "components"},
+        }
+        tensors = {
+            f"{STANDARD}mean": torch.from_numpy(self.standard.mean),
+            f"{STANDARD}directions": torch.from_numpy(self.standard.directions).float().contiguous(),
+        }
+        tensors |= {
+            f"{FLOW}{name}": t.detach().cpu().clone().contiguous()
+            for name, t in self.flow.state_dict().items()
+            if "w_perm" not in name  # permutations, drawn again from the seed
+        }
+        return facts, tensors
+
+    @classmethod
+    def from_state(
+        cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], *, encoder: Any = None
+    ) -> Self:
+        """The level that `state` described.
+
+        Args:
+            facts, tensors: of `state`.
+            encoder: None makes the one that the facts name; else yours, whose facts have to be the same.
+        Raises:
+            ValueError: another format, tensors that do not fit, or an encoder with other facts: other weights give
+                other features.
+            MissingWeights, BackboneError: the network's weights are not to be had; says how to get them.
+        """
+        if facts.get("format") != FORMAT:
+            raise ValueError(f"expected a level of format {FORMAT!r}, got {facts.get('format')!r}")
+        made = cls(_encoder_of(facts["encoder"], encoder), **{name: facts[name] for name in BUILDS})
+        made.standard = Standard(
+            tensors[f"{STANDARD}mean"].numpy(), tensors[f"{STANDARD}directions"].double().numpy()
+        )
+        made.flow = made._built(facts["components"]).eval()
+        state = {name.removeprefix(FLOW): t for name, t in tensors.items() if name.startswith(FLOW)}
+        permutations = {name: t for name, t in made.flow.state_dict().items() if "w_perm" in name}
+        try:
+            made.flow.load_state_dict(state | permutations)
+        except RuntimeError as error:
+            raise ValueError(f"expected the tensors of this level, got others: {error}") from error
+        return made
+
+
+def _encoder_of(facts: Mapping[str, Any], given: Any) -> Any:
+    how = {name: facts[name] for name in ("size", "unit", "precision")}
+    encoder = ImageEncoder(facts["encoder"], **how) if given is None else given
+    wrong = {name: of for name, of in encoder.facts().items() if name in DECIDES and of != facts[name]}
+    if wrong:
+        raise ValueError(
+            f"expected the encoder that the level was fitted with, {dict(facts)}, got one with {wrong}; its features "
+            "differ"
+        )
+    return encoder
+
+
+def _rounded(standard: Standard) -> Standard:
+    # what a file holds: the level that is loaded scores to the same bit
+    return Standard(standard.mean, standard.directions.astype(np.float32).astype(np.float64))
+
+
+# --- two levels as one score ---------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Tail:
+    """Surprise of a score under ID: e(s) = -log P_ID(S >= s), in nats; strictly increasing, above 0.
+
+    Scores of different levels have different units and different tails; their surprises have neither. Up to the
+    share `BEYOND` of ID it is read off held-out ID scores, above it continued as an exponential tail with their mean
+    excess, below the lowest score it sinks towards 0.
+
+    Attributes:
+        knots, surprises: increasing both; e is linear between them.
+        excess: mean excess beyond the last knot, in the unit of the score: one nat each.
+        spread: of the scores below the median; the pace at which e sinks below the first knot.
+    """
+
+    knots: tuple[float, ...]
+    surprises: tuple[float, ...]
+    excess: float
+    spread: float
+
+    @classmethod
+    def fit(cls, id_scores: np.ndarray) -> Self:
+        """From scores of ID samples that no training has seen, shaped (n,), higher = more OOD.
+
+        Raises:
+            ValueError: fewer than 20 scores, scores that are not finite, or all of them alike.
+        """
+        s = np.sort(np.asarray(id_scores, np.float64))
+        if s.ndim != 1 or len(s) < LEAST_SCORES or not np.isfinite(s).all() or s[0] == s[-1]:
+            raise ValueError(
+                f"expected at least {LEAST_SCORES} finite ID scores that differ, got {s.size} shaped {s.shape}"
+            )
+        shares = np.linspace(1, BEYOND, min(KNOTS, len(s)))
+        knots, first = np.unique(np.quantile(s, 1 - shares), return_index=True)
+        beyond = s[s > knots[-1]] - knots[-1]
+        surprises = -np.log(shares[first] * len(s) / (len(s) + 1))
+        excess = beyond.mean() if len(beyond) else s[-1] - s[0]
+        return cls(tuple(knots), tuple(surprises), float(excess), float(max(np.median(s) - s[0], excess)))
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """e of each score, float64, in the shape given."""
+        s = np.asarray(scores, np.float64)
+        e = np.interp(s, self.knots, self.surprises) + np.maximum(s - self.knots[-1], 0) / self.excess
+        return np.where(
+            s < self.knots[0], e * np.exp((np.minimum(s, self.knots[0]) - self.knots[0]) / self.spread), e
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Join:
+    """One score of several levels, each on its own scale of surprise; higher = more OOD.
+
+    Nothing is fitted but the tails, on held-out ID images, so that no OOD image has a say.
+
+    Attributes:
+        tails: of each level, by name.
+    """
+
+    tails: dict[str, Tail]
+
+    @classmethod
+    def fit(cls, id_scores: Mapping[str, np.ndarray]) -> Self:
+        """From the scores of the same held-out ID images at each level, (n,) each; see `Tail.fit`."""
+        return cls({name: Tail.fit(scores) for name, scores in id_scores.items()})
+
+    def __call__(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The joined score of each image, float64 (n,).
+
+        Raises:
+            ValueError: a level is missing, or the levels have scored different numbers of images.
+        """
+        if set(scores) != set(self.tails):
+            raise ValueError(f"expected scores of {', '.join(self.tails)}, got {', '.join(scores) or 'none'}")
+        shapes = {name: np.shape(s) for name, s in scores.items()}
+        if len(set(shapes.values())) != 1:
+            raise ValueError(f"expected one score per image at each level, got {shapes}")
+        return joined(np.stack([tail(scores[name]) for name, tail in self.tails.items()]))
+
+    def facts(self) -> dict[str, Any]:
+        """For a JSON file; `from_facts` reads them."""
+        return {name: dataclasses.asdict(tail) for name, tail in self.tails.items()}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Self:
+        return cls(
+            {
+                name: Tail(tuple(of["knots"]), tuple(of["surprises"]), of["excess"], of["spread"])
+                for name, of in facts.items()
+            }
+        )
+
+
+def joined(surprises: np.ndarray) -> np.ndarray:
+    """Sum over the levels of e = -log P_ID(S >= s): Fisher's product of tail probabilities.
+
+    Equal to e of one level where the others are silent (e = 0), loud where one is loud, and louder where more are.
+    Sum and equal weights were chosen on ID and on 21 kinds of synthetic images that no training sees, by the AUROC lost
+    against the better of the two levels: 1.1 on average, where the largest e loses 1.7, the log-sum-exp of
+    standardised scores 1.7, and the sum with half the weight on pixels 2.2. Weights from 0.3 to 2 trade what is
+    lost where one level is right against what is lost where the other is; at 1 the two agree.
+
+    Args:
+        surprises: e of each level, float (levels, n), nats; see `Tail`.
+    Returns:
+        Float (n,), nats; rises with each of them. Where the levels are independent on ID, twice of it is chi-squared
+        with two degrees of freedom a level; a threshold is fitted to held-out ID in any case.
+    Source: Fisher (1932), section 21.1.
+    """
+    return surprises.sum(0)

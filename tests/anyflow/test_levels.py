@@ -1,0 +1,198 @@
+"""Laws of the second level: a score of content that survives a file, and a join that no OOD image has shaped."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import scipy.stats
+import torch
+
+from flowood_core.anyflow.levels import FeatureLevel, Join, Tail
+from flowood_core.features.images import ImageEncoder
+from flowood_core.outliers import image
+
+
+@pytest.fixture(autouse=True)
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    """160 pictures of few dimensions: two colours and a direction each."""
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 160, 3, 1, 1, generator=rng) * 200
+    slope = torch.linspace(0, 1, 32).view(1, 1, 1, 32)
+    noise = 20 * torch.rand(160, 3, 32, 32, generator=rng)
+    return (a + (b - a) * slope + noise).clamp(0, 255).to(torch.uint8)
+
+
+def level(**how) -> FeatureLevel:
+    how = {"size": 32, "components": 8, "blocks": 2, "hidden": 16, "mle_steps": 60, "steps": 60} | how
+    return FeatureLevel("untrained", **how)
+
+
+@pytest.fixture(scope="module")
+def fitted(x, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWOOD_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
+        return level().fit(x[:120], image.ccm_gaussian)
+
+
+# ---- the level
+
+
+def test_a_level_comes_back_from_its_state_to_the_same_bit(fitted, x, tmp_path):
+    facts, tensors = fitted.state()
+    safetensors.torch.save_file(tensors, tmp_path / "level.safetensors")
+    again = FeatureLevel.from_state(
+        json.loads(json.dumps(facts)), safetensors.torch.load_file(tmp_path / "level.safetensors")
+    )
+    np.testing.assert_array_equal(again.score(x[120:]), fitted.score(x[120:]))
+
+
+def test_a_state_does_not_hold_the_network(fitted):
+    facts, tensors = fitted.state()
+    assert not any("w_perm" in name or name.startswith("encoder") for name in tensors)
+    assert len(facts["encoder"]["sha256_of_weights"]) == 64
+
+
+def test_another_encoder_another_format_and_foreign_tensors_are_refused(fitted):
+    facts, tensors = fitted.state()
+    with pytest.raises(ValueError, match=r"features\s+differ"):
+        FeatureLevel.from_state(facts, tensors, encoder=ImageEncoder("untrained", size=64))
+    with pytest.raises(ValueError, match="format"):
+        FeatureLevel.from_state(facts | {"format": "another"}, tensors)
+    with pytest.raises(ValueError, match="tensors of this level"):
+        FeatureLevel.from_state(facts | {"hidden": 8}, tensors)
+
+
+def test_fitting_is_pure_in_the_seed_and_leaves_the_global_one_alone(x):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    a, b, c = (level(seed=s, steps=5, mle_steps=5).fit(x[:60], image.ccm) for s in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(a.score(x), b.score(x))
+    assert not np.array_equal(a.score(x), c.score(x))
+
+
+def test_the_correction_makes_unseen_outliers_less_likely_against_id(rng):
+    """Between two groups of features lies their mean, which a density fitted by eq. (2) alone calls likely."""
+    side = np.where(np.arange(300) % 2, 3.0, -3.0)[:, None] * [1, 0, 0, 0]
+    x, between = ((0.5 * rng.normal(size=(300, 4)) + at).astype(np.float32) for at in (side, 0))
+    how = {"components": 4, "blocks": 4, "hidden": 32, "mle_steps": 60, "steps": 200, "lr": 1e-2}
+    without, with_ = level(**how).fit_features(x[:200]), level(**how).fit_features(x[:200], between[:200])
+    before, after = (
+        one.score_features(between[200:]).mean() - one.score_features(x[200:]).mean()
+        for one in (without, with_)
+    )
+    assert after > before + 1
+
+
+def test_ready_made_outliers_do_as_well_as_a_function(x):
+    made = image.gaussian_blur(x[:40], 2.0)
+    one = level(steps=5).fit(x[:80], made)
+    two = level(steps=5).fit_features(one.encoder.encode(x[:80]), one.encoder.encode(made))
+    np.testing.assert_array_equal(one.score(x[80:]), two.score(x[80:]))
+
+
+def test_components_are_bounded_by_the_images(x):
+    assert level(components=500, mle_steps=2).fit(x[:40]).standard.directions.shape[1] == 10
+    with pytest.raises(ValueError, match="at least 25"):
+        level().fit(x[:24])
+
+
+def test_no_images_have_no_scores(fitted, x):
+    assert fitted.score(x[:0]).shape == (0,)
+
+
+# ---- surprise of one level
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("draw", ["normal", "exponential", "standard_t"])
+def test_surprise_is_the_log_of_the_share_of_id_that_scores_as_high(rng, draw):
+    def scores(n):
+        return rng.standard_t(4, n) if draw == "standard_t" else getattr(rng, draw)(size=n)
+
+    e = Tail.fit(scores(2000))(scores(20_000))
+    for share in (0.8, 0.5, 0.2, 0.05, 0.02):
+        assert (e >= -np.log(share)).mean() == pytest.approx(share, rel=0.25)
+
+
+def test_surprise_rises_strictly_from_one_end_to_the_other(rng):
+    e = Tail.fit(rng.normal(size=600))(np.linspace(-9, 40, 5000))
+    assert (np.diff(e) > 0).all() and (e > 0).all() and np.isfinite(e).all()
+
+
+def test_the_unit_of_a_score_does_not_count(rng):
+    held, s = rng.normal(size=300), rng.normal(size=50) * 4
+    np.testing.assert_allclose(Tail.fit(held * 50 - 7)(s * 50 - 7), Tail.fit(held)(s), rtol=1e-9)
+
+
+def test_ties_are_borne(rng):
+    e = Tail.fit(np.round(rng.normal(size=300)))(np.array([-1.0, 0, 1, 2, 9]))
+    assert (np.diff(e) > 0).all()
+
+
+@pytest.mark.parametrize("wrong", [np.arange(10.0), np.ones(50), np.array([*range(30), np.nan])])
+def test_scores_from_which_nothing_follows_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected at least 20"):
+        Tail.fit(wrong)
+
+
+# ---- the join
+
+
+@pytest.fixture
+def join(rng) -> Join:
+    return Join.fit({"pixels": rng.normal(size=600) * 80 + 6000, "features": rng.gamma(3, size=600)})
+
+
+def test_a_join_rises_with_each_level(join):
+    pixels, features = np.meshgrid(np.linspace(5500, 7000, 60), np.linspace(0, 40, 60))
+    joined = join({"pixels": pixels, "features": features})
+    assert (np.diff(joined, axis=0) > 0).all() and (np.diff(joined, axis=1) > 0).all()
+
+
+@pytest.mark.parametrize(("silent", "other"), [("pixels", "features"), ("features", "pixels")])
+def test_a_silent_level_leaves_what_the_other_says(join, silent, other):
+    loud = np.linspace(join.tails[other].knots[0], join.tails[other].knots[-1] * 2, 50)
+    quiet = np.full(50, join.tails[silent].knots[0] - 1e9)
+    np.testing.assert_allclose(join({silent: quiet, other: loud}), join.tails[other](loud), rtol=1e-12)
+
+
+def test_independent_levels_are_calibrated_together(rng):
+    """Fisher: twice the sum is chi-squared with four degrees of freedom on ID."""
+    join = Join.fit({"a": rng.normal(size=3000), "b": rng.gamma(2, size=3000)})
+    fresh = join({"a": rng.normal(size=20_000), "b": rng.gamma(2, size=20_000)})
+    for share in (0.5, 0.2, 0.05, 0.02):
+        assert (2 * fresh >= scipy.stats.chi2.isf(share, 4)).mean() == pytest.approx(share, rel=0.2)
+
+
+def test_two_levels_that_agree_to_be_loud_are_louder_than_one(join):
+    loud = {name: tail.knots[-1] + 5 * tail.excess for name, tail in join.tails.items()}
+    typical = {name: tail.knots[20] for name, tail in join.tails.items()}
+    both = join({name: np.array([s]) for name, s in loud.items()})
+    for name in loud:
+        assert (
+            join({name: np.array([loud[name]])} | {o: np.array([typical[o]]) for o in loud if o != name})
+            < both
+        )
+
+
+def test_a_join_comes_back_from_its_facts_to_the_same_bit(join, rng):
+    s = {"pixels": rng.normal(size=50) * 300 + 6000, "features": rng.gamma(9, size=50)}
+    np.testing.assert_array_equal(Join.from_facts(json.loads(json.dumps(join.facts())))(s), join(s))
+
+
+def test_levels_that_do_not_match_are_refused(join):
+    with pytest.raises(ValueError, match="pixels, features"):
+        join({"pixels": np.zeros(3)})
+    with pytest.raises(ValueError, match="one score per image"):
+        join({"pixels": np.zeros(3), "features": np.zeros(4)})
