@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import io
-import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -223,7 +222,7 @@ def _load(name: str, pooling: str) -> tuple[Any, Any]:
     with _quiet_transformers():
         from transformers import AutoModel, AutoTokenizer
 
-        offline = os.environ.get("FLOWOOD_OFFLINE", "") not in ("", "0")
+        offline = paths.is_offline()
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=offline)
             import torch

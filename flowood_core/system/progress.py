@@ -49,6 +49,13 @@ class Progress:
         done = self.n - self.start
         return float("nan") if done == 0 else (time.monotonic() - self.began) / done * (self.total - self.n)
 
+    def say(self, text: str) -> None:
+        """Print a remark, above the bar where there is one; not at all where progress is switched off."""
+        if self.bar is not None:
+            self.bar.write(text)
+        elif self.mode == "lines":
+            print(text, flush=True)
+
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
