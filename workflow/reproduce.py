@@ -38,7 +38,7 @@ def main(profile: str, executor: str) -> int:
     log = folder / "reproduce.log"
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
-        lifeline, ours = os.pipe()
+        (lifeline, ours), copies = os.pipe(), []
         if executor == "local" and warm.can_fork():
             warm.preload(profile)
             scratch = held.enter_context(tempfile.TemporaryDirectory(prefix="flowood-"))
@@ -47,12 +47,13 @@ def main(profile: str, executor: str) -> int:
             listener.bind(os.environ["FLOWOOD_WARM"])
             listener.listen(64)
             last = list(grid.by_run_id(profile))[-1]
-            _copy(lambda: warm.serve(listener, lifeline, last), closing=ours)
+            copies.append(_copy(lambda: warm.serve(listener, lifeline, last), closing=ours))
             listener.close()
-        watcher = _copy(lambda: _watch(profile, lifeline, began), closing=ours)
+        copies.append(_copy(lambda: _watch(profile, lifeline, began), closing=ours))
         code = _snakemake(profile, executor, log)
         os.close(ours)
-        os.waitpid(watcher, 0)
+        for copy in copies:
+            os.waitpid(copy, 0)
     page = folder / "site" / "index.html"
     if code or not page.is_file():
         print(f"The grid ended with an error. Its log: {log}\n{_told(log)}", file=sys.stderr)

@@ -5,6 +5,7 @@ command of `workflow.ask` and ends; killing it costs that one job, as it would i
 kernel is such a copy too, so papermill, its output and its errors stay what they are.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -63,8 +64,7 @@ def serve(listener: socket.socket, lifeline: int, as_on_a_cluster: str) -> None:
             train without a kernel, to the same bits.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how copies ended, their clients know
-    while lifeline not in (ready := select.select([listener, lifeline], [], [])[0]):
+    while lifeline not in (ready := select.select([listener, lifeline], [], [], 1.0)[0]):
         for _ in ready:
             connection, _ = listener.accept()
             if os.fork() == 0:
@@ -72,6 +72,15 @@ def serve(listener: socket.socket, lifeline: int, as_on_a_cluster: str) -> None:
                 os.close(lifeline)
                 _work(connection, as_on_a_cluster)
             connection.close()
+        _bury()
+    _bury()
+
+
+def _bury() -> None:
+    """Take leave of copies that have ended; their clients know how."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _work(connection: socket.socket, as_on_a_cluster: str) -> None:
@@ -79,7 +88,6 @@ def _work(connection: socket.socket, as_on_a_cluster: str) -> None:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         command = _received(connection)
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         code = _run(command, as_on_a_cluster)

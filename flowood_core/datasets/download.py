@@ -163,7 +163,7 @@ class Resuming:
         try:
             with _asked(url, headers) as response:
                 start, total = self._begun(response, url, start, record)
-                self._receive(response, start, total, url)
+                self._receive(response, start, total)
         except _GiveUp:
             if _size(self.part) == 0:
                 _remove(self.part)
@@ -175,7 +175,7 @@ class Resuming:
     def _begun(self, response: Any, url: str, start: int, record: dict | None) -> tuple[int, int | None]:
         """From which byte the answer goes on, and how long the whole file is."""
         if "html" in response.headers.get("Content-Type", ""):
-            raise _GiveUp(_page_sentence(next(response.iter_content(BLOCK), b"")))
+            raise _GiveUp(_page_sentence(response.raw.read1(BLOCK, decode_content=False)))
         if start and response.status_code == 206:
             if not _continues(response, start, record):
                 _remove(self.part)
@@ -190,8 +190,8 @@ class Resuming:
         _remember(self.part, url, response.headers, total)
         return 0, total
 
-    def _receive(self, response: Any, start: int, total: int | None, url: str) -> None:
-        import requests
+    def _receive(self, response: Any, start: int, total: int | None) -> None:
+        from urllib3.exceptions import HTTPError, ReadTimeoutError
 
         room, size = shutil.disk_usage(self.part.parent).free, start
         if total is not None and total - start > room:
@@ -201,19 +201,17 @@ class Resuming:
         bar = Progress((total or 0) // MB, f"downloading {self.part.stem} (MB)", start // MB)
         try:
             with self.part.open("ab") as f:
-                for block in response.iter_content(BLOCK if total is None or total > BLOCK else 1 << 12):
+                # what has come, not a whole block: a broken line leaves every byte of it
+                while block := response.raw.read1(BLOCK, decode_content=False):
                     if size == 0 and _is_page(block):
                         raise _GiveUp(_page_sentence(block))
                     f.write(block)
                     f.flush()
                     bar.update((size + len(block)) // MB - size // MB)
                     size += len(block)
-        except requests.exceptions.ConnectionError as error:
-            if "timed out" in str(error):
-                raise _Again(f"nothing came for {STALL_S:g} s after {size:,} bytes") from None
-            raise _Again(f"the line broke after {size:,} bytes ({_reason(error)})") from None
-        except requests.exceptions.RequestException as error:
-            size = _size(self.part)
+        except ReadTimeoutError:
+            raise _Again(f"nothing came for {STALL_S:g} s after {size:,} bytes") from None
+        except (HTTPError, OSError) as error:
             if total is None:
                 raise _Again(f"the line broke after {size:,} bytes ({_reason(error)})") from None
         finally:

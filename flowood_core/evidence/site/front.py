@@ -17,7 +17,7 @@ from flowood_core.system import paths, profiles
 
 __all__ = ["FIGURE", "TITLE", "claims_listed", "first_pair", "front", "label", "runs_section"]
 
-TITLE = "Normalizing flows call simple images likely. Synthetic outliers cure much of it."
+TITLE = "Normalizing flows call simple images likely. Synthetic outliers cure part of it."
 CLAIM = (
     "A flow trained on photographs gives a blurred photograph or a digit a higher likelihood than the photographs "
     "themselves, so it misses simple out-of-distribution (OOD) images. Trained to give low likelihood also to "
@@ -152,6 +152,7 @@ def _papers() -> pd.DataFrame:
     cells = found[found.method.isin(METHODS)].pivot(index="ood", columns="method", values="paper")
     cells = cells.loc[list(dict.fromkeys(found.ood)), list(METHODS)].rename(columns=METHODS)
     cells.index = [datasets.LABELS.get(o, o) for o in cells.index]
+    cells.columns.name = None
     return cells.map("{:.1f}".format).reset_index(names="OOD set")
 
 
