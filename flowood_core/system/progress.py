@@ -64,9 +64,8 @@ class Progress:
         self.last = time.monotonic()
         shown = " ".join(f"{k} {v:.4g}" for k, v in facts.items())
         share = self.n / max(self.total, 1)
-        print(
-            f"{self.label}: {share:4.0%} ({self.n}/{self.total}) {shown} eta {self.eta_s():.0f} s", flush=True
-        )
+        left = f"eta {eta:.0f} s" if (eta := self.eta_s()) == eta else "eta unknown"
+        print(f"{self.label}: {share:4.0%} ({self.n}/{self.total}) {shown} {left}", flush=True)
 
 
 @contextmanager

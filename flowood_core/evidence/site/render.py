@@ -14,7 +14,6 @@ from flowood_core.notebook import pages
 __all__ = ["exhibit", "mathml", "rendered", "sentence_of", "title_of"]
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-SETS_UP = re.compile(r"(from|import|P = |sheet = |print\(sheet|figures\.use_style|#|$)")
 
 
 def rendered(notebook: Path, left: Mapping[str, str] | None = None) -> str:
@@ -68,10 +67,8 @@ def _folded(cell: Any) -> list[Any]:
 
 
 def _sets_up(cell: Any) -> bool:
-    tags = cell.metadata.get("tags", [])
-    lines = cell.source.splitlines()
-    is_import = any(x.startswith(("import ", "from ")) for x in lines)
-    return any("parameters" in t for t in tags) or (is_import and all(SETS_UP.match(x) for x in lines))
+    is_tagged = any("parameters" in tag for tag in cell.metadata.get("tags", []))
+    return is_tagged or "params.check(" in cell.source
 
 
 def title_of(notebook: Path) -> str:
