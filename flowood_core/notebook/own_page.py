@@ -108,10 +108,12 @@ def advice(judged: Judged, sets: pd.DataFrame) -> str:
         said.append("score with the flow’s likelihood as it is")
         if beaten:
             said.append(f"look at complexity too, which alone does better on {_names(beaten)}")
-    if near := [name for name in sets.index if sets.auroc[name] < 50]:
+    if near := [name for name in sets.index if sets.auroc_high[name] < 50]:
         said.append(
             f"do not trust it on {_names(near)}, nearer to your training images than held-out ones are"
         )
+    if unsure := [name for name in sets.index if sets.auroc_low[name] < 50 <= sets.auroc_high[name]]:
+        said.append(f"take nothing from it on {_names(unsure)}, which it cannot tell from held-out images")
     if judged.n_train < FEW:
         said.append(
             f"collect more than these {judged.n_train} training images, or take a model on the features of a frozen "
@@ -154,7 +156,7 @@ def draw_overview(samples: pd.DataFrame, sets: pd.DataFrame) -> Any:
     left.set(xlabel=r"complexity $C(\mathbf{x})$ [bits/dim]", ylabel=r"$\log p_{\mathcal{X}}(\mathbf{x})$ [nats]",
              ylim=(low, high))  # fmt: skip
     _draw_aurocs(right, sets, colours)
-    figures.legend_below(left)
+    figures.legend_below(left, size=8)
     return fig
 
 
@@ -167,7 +169,7 @@ def _draw_aurocs(ax: Any, sets: pd.DataFrame, colours: Mapping[str, str]) -> Non
     ax.axvline(50, color="0.6", lw=0.8)
     ax.set(yticks=at, yticklabels=list(sets.index), xlim=(-3, 103), ylim=(-0.7, len(sets) - 0.3))
     ax.set_xlabel(r"AUROC of $-\log p_{\mathcal{X}}$ [%]; 50: chance")
-    figures.legend_below(ax)
+    figures.legend_below(ax, size=8)
 
 
 def write(
@@ -231,7 +233,7 @@ def _picture(row: Any, judged: Judged) -> str:
         heat = f'<img src="{pages.embedded(judged.heat(row.image))}" alt="heat map of {name}">'
         images = f'<div class="two">{images}{heat}</div>'
     said = '<span class="ood">OOD</span>' if is_ood else "ID"
-    return f"<li>{images}<br>{name}<br>{said} · score {row.ood_score:,.0f} · C {row.complexity:.2f}</li>"
+    return f"<li>{images}<br>{name}<br>{said} · score&nbsp;{row.ood_score:,.0f} · C&nbsp;{row.complexity:.2f}</li>"
 
 
 def _stage(title: str, said: str, samples: pd.DataFrame, sets: pd.DataFrame) -> str:
@@ -244,11 +246,12 @@ def _stage(title: str, said: str, samples: pd.DataFrame, sets: pd.DataFrame) -> 
         "n": "pictures", "gap": "complexity against yours [bits/dim]", "auroc": "AUROC [%]", "auroc_low": "from",
         "auroc_high": "to", "complexity_only": "complexity alone [%]", "eq5": "eq. (5)",
     }  # fmt: skip
-    table = sets[list(heads)].rename(columns=heads).round(1).reset_index(names="set")
+    table = sets[list(heads)].rename(columns=heads).reset_index(names="set")
+    shown = table.map(lambda v: f"{v:.1f}" if isinstance(v, float) else v)
     return (
         f"<h3>{html.escape(title)}</h3><p>{html.escape(said)}</p>"
         f'<figure class="wide"><div class="scroll"><img src="{address}" alt="{alt}"></div></figure>'
-        f"{pages.shown_table(table, 'AUROC with 95 % interval', rows=None)}"
+        f"{pages.shown_table(shown, 'AUROC with 95 % interval', rows=None)}"
     )
 
 

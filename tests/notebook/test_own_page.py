@@ -53,7 +53,13 @@ def test_the_verdict_counts_what_reaches_the_threshold():
         ({"eq5": ["helps", "no difference"]}, 900, "eq. (5): it helps on “a”", "without a flow"),
         ({}, 900, "score with the flow’s likelihood", "collect"),
         ({}, 80, "collect more than these 80", "nearer"),
-        ({"auroc": [80.0, 45.0]}, 900, "“b”, nearer to your training images than held-out ones", "collect"),
+        (
+            {"auroc_low": [75.0, 40.0], "auroc_high": [85.0, 48.0]},
+            900,
+            "“b”, nearer to your training images than held-out ones",
+            "collect",
+        ),
+        ({"auroc_low": [75.0, 45.0]}, 900, "on “b”, which it cannot tell", "nearer"),
     ],
 )
 def test_the_advice_follows_from_the_diagnosis(columns, n_train, wanted, unwanted):
