@@ -32,7 +32,8 @@ def can_fork() -> bool:
     """Whether copies are safe here: Linux, and no GPU, whose driver does not survive a fork."""
     if sys.platform != "linux":
         return False
-    return not any(Path("/dev").glob("nvidia[0-9]*")) or os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    has_gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    return not has_gpu or os.environ.get("CUDA_VISIBLE_DEVICES") == ""
 
 
 def preload(profile: str) -> None:

@@ -198,7 +198,10 @@ class Resuming:
             raise _GiveUp(
                 f"expected {(total - start) // MB} MB of free disk, got {room // MB}; free some first"
             )
-        bar = Progress((total or 0) // MB, f"downloading {self.part.stem} (MB)", start // MB)
+        # without an announced length there is nothing to count towards
+        bar = (
+            Progress((total or 0) // MB, f"downloading {self.part.stem} (MB)", start // MB) if total else None
+        )
         try:
             with self.part.open("ab") as f:
                 # what has come, not a whole block: a broken line leaves every byte of it
@@ -207,7 +210,8 @@ class Resuming:
                         raise _GiveUp(_page_sentence(block))
                     f.write(block)
                     f.flush()
-                    bar.update((size + len(block)) // MB - size // MB)
+                    if bar is not None:
+                        bar.update((size + len(block)) // MB - size // MB)
                     size += len(block)
         except ReadTimeoutError:
             raise _Again(f"nothing came for {STALL_S:g} s after {size:,} bytes") from None
@@ -215,7 +219,8 @@ class Resuming:
             if total is None:
                 raise _Again(f"the line broke after {size:,} bytes ({_reason(error)})") from None
         finally:
-            bar.close()
+            if bar is not None:
+                bar.close()
         if total is not None and size < total:
             raise _Again(f"expected {total:,} bytes, the line ended after {size:,}")
 
