@@ -52,7 +52,7 @@ def preload(profile: str) -> None:
     wanted = [s for s in grid.by_run_id(profile).values() if s.id in datasets.EMBEDDED]
     for name in dict.fromkeys(name for s in wanted for name in (s.id, *s.ood)):
         datasets.load(name, "test")
-    for name in dict.fromkeys(s.id for s in wanted):
+    for name in dict.fromkeys(name for s in wanted for name in (s.id, *getattr(s, "ro_pool", ()))):
         datasets.load(name, "train")
 
 
