@@ -173,6 +173,9 @@ class _Kernel:
         if self.pid == 0:
             os.close(self._writer)
             _be_kernel(reader)
+        os.setpgid(
+            self.pid, self.pid
+        )  # jupyter_client signals the kernel's group, which must not be the grid's
         os.close(reader)
 
     def start(self, command: Sequence[str], env: dict[str, str] | None = None, cwd: Any = None, **_: Any):
@@ -212,7 +215,6 @@ def _be_kernel(reader: int) -> None:
         with os.fdopen(reader) as pipe:
             text = pipe.read()
         if text:  # nothing: the notebook has ended before it began
-            os.setsid()  # a signal to the kernel's group is for the kernel alone
             order = json.loads(text)
             os.environ.update(order["environment"])
             os.chdir(order["folder"])

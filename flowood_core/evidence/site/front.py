@@ -74,7 +74,7 @@ def front(profile: str, cards: Sequence[str], everything: str, manifests: Sequen
             _headline(profile),
             f'<h2 id="notebooks">The notebooks</h2><ul class="cards">{"".join(cards)}</ul>',
             claims_listed(profile, manifests),
-            f'<h2 id="everything">Every figure and table</h2>{everything}',
+            f'<h2 id="everything">Every figure and table</h2>{everything}' if everything else "",
             runs_section(profile),
             _provenance(manifests),
         ]
@@ -220,6 +220,6 @@ def _provenance(manifests: Sequence[Mapping[str, Any]]) -> str:
         f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('gpu') or 'no GPU'}"
         if machine
         else "",
-        f"notebooks took {sum(m['seconds'] for m in manifests):.0f} s",
+        f"notebooks took {sum(m['seconds'] for m in manifests):.0f} s" if manifests else "",
     ]  # fmt: skip
     return f'<p class="note">{html.escape(" · ".join(f for f in facts if f))}</p>'
