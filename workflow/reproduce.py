@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workflow import warm
@@ -123,13 +123,12 @@ def _watch(profile: str, lifeline: int, began: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     folder, first = paths.profile_dir(profile), site.first_figure(profile)
     runs = [spec.folder for spec in grid.by_run_id(profile).values()]
-    n_notebooks = sum(p.stem != "train_one" for p in (paths.repo_root() / "notebooks").glob("*.ipynb"))
-    bar, seen, drawing, is_told = Progress(100, f"profile {profile}"), None, 0, False
+    bar = Progress(100, f"profile {profile}", start=_percent(folder, runs)[0])
+    seen, drawing, is_told = None, 0, False
     while not select.select([lifeline], [], [], LOOKS_EVERY_S)[0]:
-        done = sum(map(_share_of_run, runs))
-        made = sum(p.stem != "train_one" for p in (folder / "notebooks").glob("*.json"))
-        share = SHARE["runs"] * done / max(len(runs), 1) + SHARE["notebooks"] * made / n_notebooks
-        bar.update(int(100 * share) - bar.n, runs=int(done), notebooks=made)
+        percent, facts = _percent(folder, runs)
+        made = facts["notebooks"]
+        bar.update(percent - bar.n, **facts)
         if drawing and os.waitpid(drawing, os.WNOHANG)[0]:
             drawing = 0
         if not is_told and first.is_file() and not drawing:
@@ -143,6 +142,17 @@ def _watch(profile: str, lifeline: int, began: float) -> None:
     if drawing:
         os.waitpid(drawing, 0)
     bar.close()
+
+
+def _percent(folder: Path, runs: Sequence[Path]) -> tuple[int, dict[str, int]]:
+    """How much of the grid is done, and how many runs and notebooks."""
+    from flowood_core.system import paths
+
+    done = [_share_of_run(run) for run in runs]
+    made = sum(p.stem != "train_one" for p in (folder / "notebooks").glob("*.json"))
+    wanted = sum(p.stem != "train_one" for p in (paths.repo_root() / "notebooks").glob("*.ipynb"))
+    share = SHARE["runs"] * sum(done) / max(len(runs), 1) + SHARE["notebooks"] * made / max(wanted, 1)
+    return int(100 * share), {"runs": sum(d == 1 for d in done), "notebooks": made}
 
 
 def _share_of_run(folder: Path) -> float:

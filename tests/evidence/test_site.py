@@ -119,6 +119,15 @@ def test_a_growing_site_reloads_itself_and_the_whole_one_does_not(outputs):
     assert not [p for p in growing.parent.iterdir() if p.name.startswith(".")]
 
 
+def test_a_growing_site_that_comes_too_late_does_not_undo_the_whole_one(outputs):
+    for source in (paths.repo_root() / "notebooks").glob("*.ipynb"):
+        left(outputs, source.stem)
+    index = site.build("quick")
+    whole = index.read_bytes()
+    site.build("quick", is_growing=True)
+    assert index.read_bytes() == whole and (index.parent / "search.js").is_file()
+
+
 def test_without_executed_notebooks_it_says_what_to_do(outputs, capsys):
     with pytest.raises(FileNotFoundError, match="make reproduce PROFILE=quick"):
         site.build("quick")

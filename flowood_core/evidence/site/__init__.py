@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from flowood_core import datasets
 from flowood_core.evidence.site import front, render
 from flowood_core.evidence.site.front import first_pair, label
@@ -23,6 +25,7 @@ from flowood_core.system.files import write_atomically
 __all__ = ["build", "build_status", "can_draw_first", "first_figure", "first_pair", "label"]
 
 RELOAD = '<meta http-equiv="refresh" content="15">'
+LOCK = ".site.lock"
 KEPT = ".rendered"  # what a growing site need not make anew
 THUMBNAILS = {  # where the first figure of a notebook is not its best
     "00_start_here": "start_bias_and_cure.png", "02_1_complexity_bias": "fig_5.png",
@@ -40,8 +43,15 @@ def build(profile: str, *, is_growing: bool = False) -> Path:
     Raises:
         FileNotFoundError: nothing of this profile was made yet.
     """
-    folder = paths.profile_dir(profile)
-    out = folder / "site"
+    out = paths.profile_dir(profile) / "site"
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.parent / LOCK):  # the whole site waits for a growing one that is being written
+        _build(profile, out, is_growing)
+    return out / "index.html"
+
+
+def _build(profile: str, out: Path, is_growing: bool) -> None:
+    folder = out.parent
     _draw_first(profile)
     manifests = {m["notebook"]: m for m in map(_read, sorted((folder / "notebooks").glob("*.json")))}
     if not manifests and not is_growing:
@@ -54,6 +64,8 @@ def build(profile: str, *, is_growing: bool = False) -> Path:
     if first_figure(profile).is_file():
         shutil.copy(first_figure(profile), out / "files" / front.FIGURE)
     sources = {p.stem: p for p in _notebooks(folder, manifests)}
+    if is_growing and sources.keys() <= manifests.keys():
+        return  # the whole site comes now, and must not be overwritten
     bodies = {name: _body(source, manifests.get(name), folder, out) for name, source in sources.items()
               if name in manifests}  # fmt: skip
     titles = {name: render.title_of(source) for name, source in sources.items()}
@@ -65,7 +77,6 @@ def build(profile: str, *, is_growing: bool = False) -> Path:
         write_atomically(out / f"{name}.html", _page(profile, sheets, name, title, body, is_growing).encode())
     build_status(profile)
     _finish(out, sheets, is_growing)
-    return out / "index.html"
 
 
 def build_status(profile: str) -> Path:
