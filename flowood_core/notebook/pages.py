@@ -19,8 +19,9 @@ __all__ = ["document", "embedded", "shown_table", "style", "words_apart"]
 
 SHOWN_ROWS = 40
 NOT_RUN = "not run"
-# closed sections are printed too
-SCRIPT = """addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => d.open = true));"""
+# closed sections are printed too, and pictures nobody has scrolled to
+SCRIPT = """addEventListener("beforeprint", () => { document.querySelectorAll("details").forEach(d => d.open = true);
+  document.querySelectorAll("img").forEach(i => i.loading = "eager"); });"""
 
 
 @functools.cache
