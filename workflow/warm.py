@@ -23,7 +23,7 @@ __all__ = ["can_fork", "preload", "serve"]
 WARM = (
     "torch._dynamo",  # the optimizer asks for it, and with it for sympy
     "ipykernel.kernelapp", "nbconvert", "papermill.cli", "papermill.engines", "sklearn.metrics",
-    "flowood_core.anyflow.correction", "flowood_core.anyflow.detector", "flowood_core.anyflow.judge",
+    "flowood_core.anyflow.correction", "flowood_core.anyflow.detector",
     "flowood_core.evidence.claims", "flowood_core.evidence.decisions", "flowood_core.evidence.site",
     "flowood_core.notebook.figures", "flowood_core.notebook.params", "flowood_core.notebook.widgets",
 )  # fmt: skip

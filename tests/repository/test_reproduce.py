@@ -112,5 +112,5 @@ def test_a_command_without_a_warm_process_is_the_command_itself(tmp_path):
 
 
 def test_what_papermill_is_given_is_read_as_papermill_reads_it():
-    command = ["papermill", "a.ipynb", "b.ipynb", "-k", "python3", "-p", "profile", "smoke", "-r", "run_id", "x-1"]
+    command = ["papermill", "a.ipynb", "-k", "k", "-p", "profile", "smoke", "-r", "run_id", "x-1"]
     assert dict(warm._given(command)) == {"profile": "smoke", "run_id": "x-1"}
