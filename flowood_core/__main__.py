@@ -108,10 +108,11 @@ def _site(commands: argparse._SubParsersAction) -> None:
 
 def _build_site(chosen: argparse.Namespace) -> int:
     from flowood_core.evidence import site
+    from flowood_core.system.profiles import ProfileError
 
     try:
         print(site.build(chosen.profile))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ProfileError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

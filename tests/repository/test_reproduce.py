@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -94,6 +95,36 @@ def test_an_error_names_the_log_and_the_reason(tmp_path):
     said, _ = head.communicate(timeout=400)
     assert head.returncode != 0
     assert str(tmp_path / "smoke" / "reproduce.log") in said and "Error" in said.split("reproduce.log")[1]
+
+
+@needs_fork
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["python", "-m", "flowood_core", "site", "nosuch"], 1),
+        (["python", "-m", "flowood_core", "status", "smoke"], 0),
+        (["cat", "README.md"], 1),
+        (["papermill", "nosuch.ipynb", "out.ipynb", "-p", "profile", "smoke"], 1),
+    ],
+)
+def test_a_copy_tells_the_exit_code_and_the_process_ends_with_its_head(tmp_path, command, code):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "warm"))
+    listener.listen()
+    lifeline, ours = os.pipe()
+    if (server := os.fork()) == 0:
+        os.close(ours)
+        warm.serve(listener, lifeline, "none")
+        os._exit(0)
+    listener.close()
+    done = subprocess.run(
+        [sys.executable, "-IS", "workflow/ask.py", *command], cwd=ROOT, capture_output=True,
+        env=environment(tmp_path) | {"FLOWOOD_WARM": str(tmp_path / "warm")},
+    )  # fmt: skip
+    os.close(ours)
+    assert os.waitpid(server, 0)[1] == 0
+    os.close(lifeline)
+    assert done.returncode == code
 
 
 def test_a_command_without_a_warm_process_is_the_command_itself(tmp_path):

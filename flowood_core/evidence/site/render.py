@@ -1,9 +1,10 @@
 """Notebooks and what they left, as HTML: executed ones as they are, others with their figures put in their places."""
 
 import html
+import itertools
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def rendered(notebook: Path, left: Mapping[str, str] | None = None) -> str:
                 for name in re.findall(r'"(\w+)"', cell.source)
                 if name in rest
             ]
-    book.cells = [shown for cell in book.cells for shown in _folded(cell)]
+    book.cells = _folded(book.cells)
     hides = Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {"sets-up"}})
     exporter = HTMLExporter(
         config=hides, template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True
@@ -52,18 +53,24 @@ def rendered(notebook: Path, left: Mapping[str, str] | None = None) -> str:
     return pages.words_apart(body)
 
 
-def _folded(cell: Any) -> list[Any]:
+def _folded(cells: Sequence[Any]) -> list[Any]:
     """Parameters and imports stay at hand without standing before the first sentence; their outputs stay."""
     import nbformat
 
-    if cell.cell_type != "code" or not _sets_up(cell):
-        return [cell]
-    code = html.escape(cell.source).replace("\n", "&#10;")  # an empty line would end the block
-    fold = nbformat.v4.new_markdown_cell(
-        f"<details><summary>parameters and imports</summary><pre>{code}</pre></details>"
-    )
-    cell.metadata["tags"] = ["sets-up"]
-    return [fold, cell] if cell.outputs else [fold]
+    shown: list[Any] = []
+    for is_setup, group in itertools.groupby(cells, lambda c: c.cell_type == "code" and _sets_up(c)):
+        together = list(group)
+        if is_setup:
+            code = html.escape("\n\n".join(c.source for c in together)).replace(
+                "\n", "&#10;"
+            )  # no empty line
+            fold = f"<details><summary>parameters and imports</summary><pre>{code}</pre></details>"
+            shown.append(nbformat.v4.new_markdown_cell(fold))
+            for cell in together:
+                cell.metadata["tags"] = ["sets-up"]
+            together = [c for c in together if c.outputs]
+        shown += together
+    return shown
 
 
 def _sets_up(cell: Any) -> bool:
