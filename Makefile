@@ -7,8 +7,6 @@ EXECUTOR  ?= local
 
 BIN       := .venv/bin
 PRESETS   := flowood_core/profiles
-OUTPUTS   := $(or $(FLOWOOD_OUTPUTS),$(CURDIR)/outputs)
-REPORT    := $(OUTPUTS)/$(PROFILE)/report/index.html
 HOST_PATH := $(PATH)
 # a path as one word of the shell, whatever is in it: "My Drive", "it's"
 quoted     = '$(subst ','\'',$(1))'
@@ -24,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 FIRST := uv|setuptools|wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce train status plan data test check notebooks badges book bench bench-gpu cards readme lock lab clean
+.PHONY: help setup reproduce train status plan data test check notebooks badges site bench bench-gpu cards readme lock lab clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -34,13 +32,11 @@ help: ## this list
 setup: .venv/.ok ## the environment in .venv: locked, checked by hash, about 6 GB
 	@echo "Environment ready in .venv"
 
-reproduce: .venv/.ok ## every table and figure of PROFILE, by EXECUTOR; ends with the path of the report
+reproduce: .venv/.ok ## every table and figure of PROFILE, by EXECUTOR; the first figure in a minute, the page at the end
 	@test -f $(PRESETS)/$(PROFILE).yaml || { \
 	  echo "There is no profile '$(PROFILE)'. Profiles: $(patsubst $(PRESETS)/%.yaml,%,$(wildcard $(PRESETS)/*.yaml))"; exit 1; }
-	@echo "Reproducing profile '$(PROFILE)' with executor '$(EXECUTOR)'. Where it stands, from another terminal: make status"
-	$(BIN)/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(EXECUTOR) --config profile=$(PROFILE)
-	@test -f $(call quoted,$(REPORT)) || { echo "The grid ended, but left no" $(call quoted,$(REPORT)); exit 1; }
-	@echo "Report:" $(call quoted,$(REPORT))
+	@echo "Reproducing profile '$(PROFILE)' with executor '$(EXECUTOR)'. Run by run, from another terminal: make status"
+	@$(BIN)/python -m workflow.reproduce $(PROFILE) $(EXECUTOR)
 
 train: .venv/.ok ## the missing runs of PROFILE alone, side by side on a GPU; TABLES="table_2 fig_6" picks some
 	@$(BIN)/python -m flowood_core train $(PROFILE) $(if $(TABLES),--tables $(TABLES))
@@ -76,8 +72,8 @@ bench: .venv/.ok ## speed beside what one would otherwise write, about 10 minute
 bench-gpu: .venv/.ok ## the same on a GPU, about 8 minutes; without make: python -m benchmarks.bench_gpu
 	@$(BIN)/python -m benchmarks.bench_gpu
 
-book: .venv/.ok ## claims, then the executed notebooks of PROFILE, as one static site with search, readable offline
-	@$(BIN)/python -m flowood_core book $(PROFILE)
+site: .venv/.ok ## the results of PROFILE as a folder of pages with search, for any static host or none; takes seconds
+	@$(BIN)/python -m flowood_core site $(PROFILE)
 
 badges: .venv/.ok ## stamp the address of the git remote into badges, bootstrap cells and pyproject.toml
 	@FLOWOOD_ROOT=$(call quoted,$(CURDIR)) $(BIN)/python -m workflow.publish.badges

@@ -1,4 +1,4 @@
-"""The commands: ``python -m flowood_core data | train | status | report | book``; each has ``--help``."""
+"""The commands: ``python -m flowood_core data | train | status | site``; each has ``--help``."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 where all went well, 1 where something it names failed."""
     parser = argparse.ArgumentParser(prog="python -m flowood_core", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_data, _train, _status, _report, _book):
+    for add in (_data, _train, _status, _site):
         add(commands)
     chosen = parser.parse_args(arguments)
     return chosen.run(chosen)
@@ -82,52 +82,40 @@ def _status(commands: argparse._SubParsersAction) -> None:
         commands, "status", _print_status, "which runs are done, running or missing, and how long is left"
     )
     _profile(command)
-    command.add_argument("--page", action="store_true", help="also as a page beside the report")
+    command.add_argument("--page", action="store_true", help="also as a page of the site")
     command.add_argument("--watch", action="store_true", help="again every ten seconds, until interrupted")
 
 
 def _print_status(chosen: argparse.Namespace) -> int:
-    from flowood_core.evidence import page
+    from flowood_core.evidence import site
     from flowood_core.runs import status
 
     print(status.describe(chosen.profile), flush=True)
     if chosen.page:
-        print(page.bind_status(chosen.profile))
+        print(site.build_status(chosen.profile))
     while chosen.watch:
         time.sleep(10)
         print(status.describe(chosen.profile), flush=True)
     return 0
 
 
-def _report(commands: argparse._SubParsersAction) -> None:
-    _profile(
-        _command(
-            commands,
-            "report",
-            _bind("page", "bind"),
-            "figures, tables and notebooks of a profile on one page",
-        )
+def _site(commands: argparse._SubParsersAction) -> None:
+    command = _command(
+        commands, "site", _build_site, "claim, figures, tables and notebooks of a profile as one static site"
     )
+    _profile(command)
 
 
-def _book(commands: argparse._SubParsersAction) -> None:
-    _profile(
-        _command(commands, "book", _bind("book", "bind_book"), "the executed notebooks as one static site")
-    )
+def _build_site(chosen: argparse.Namespace) -> int:
+    from flowood_core.evidence import site
+    from flowood_core.system.profiles import ProfileError
 
-
-def _bind(room: str, function: str) -> Callable[[argparse.Namespace], int]:
-    def run(chosen: argparse.Namespace) -> int:
-        import importlib
-
-        try:
-            print(getattr(importlib.import_module(f"flowood_core.evidence.{room}"), function)(chosen.profile))
-        except FileNotFoundError as error:
-            print(error, file=sys.stderr)
-            return 1
-        return 0
-
-    return run
+    try:
+        print(site.build(chosen.profile))
+    except (FileNotFoundError, ProfileError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def _command(

@@ -50,7 +50,7 @@ import torch
 
 from flowood_core import Detector, Folder, bias_report, correct, datasets
 from flowood_core.anyflow import correction, inputs, ranges
-from flowood_core.notebook import params, widgets, figures
+from flowood_core.notebook import own_page, params, widgets, figures
 from flowood_core.complexity import image_complexity
 from flowood_core.flow import dequantise, image_flow
 from flowood_core.outliers import image as outliers
@@ -266,7 +266,32 @@ def score_picture(pictures):
 widgets.pick(score_picture, {name: x[0] for name, x in ({"ID": x_held[half:]} | ood).items()})
 
 # %%
-before.save_html(sheet.folder / "your_bias_report.html", after)
+if P.test_folder is not None:
+    C = {
+        name: c
+        for names, part in test.named_batches()
+        for name, c in zip(names, image_complexity(part).tolist())
+    }
+
+    def picture(name):
+        return inputs.picture(test.folder / name, size=P.size, name=name)
+
+else:
+    shown = {
+        f"{name}/{k}": one for name, x in ({"ID": x_held[half:]} | ood).items() for k, one in enumerate(x)
+    }
+    C = dict(zip(shown, image_complexity(torch.stack(list(shown.values()))).tolist()))
+    picture = shown.__getitem__
+
+files = scored[scored.set != "unreadable"]
+files = files.assign(complexity=files.image.map(C))
+judged = own_page.Judged(
+    files, detector.threshold_.gamma, kept, len(x_train), picture,
+    unreadable=[] if P.test_folder is None else [f"{name}: {why}" for name, why in test.unreadable.items()],
+)  # fmt: skip
+stages = {found.label: (found.verdict, found.samples, found.frame) for found in (before, after)}
+own_page.write(sheet.folder / "your_bias_report.html", judged, stages, sheet.label)
+print(own_page.verdict(judged, after.frame), own_page.advice(judged, after.frame), sep="\n")
 sheet.finish(verdict_before=before.verdict, verdict_after=after.verdict)
 print("also: detectors/your_own_flow and your_bias_report.html")
 

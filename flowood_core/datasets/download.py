@@ -1,33 +1,30 @@
-"""Files from the network, whole and right or not at all: resumed, checked while they stream, tried elsewhere.
+"""Files from the network, whole and right or not at all: pooch keeps and checks them, a downloader of ours resumes.
 
-Of the libraries at hand pooch checks hashes but cannot resume, and 1.4 GB over a line that drops needs it; so
-this is the standard library's urllib.
+pooch has the cache, the hashes and the place where a file grows; it cannot resume (HTTP Range), and 1.4 GB over a
+line that drops needs that. So its downloader is `Resuming`; mirrors, several addresses and offline are loops around it.
 """
 
 import contextlib
 import dataclasses
 import hashlib
-import http.client
 import json
 import os
 import re
 import shutil
-import socket
-import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
 from flowood_core.datasets.registry import DataFile
+from flowood_core.system import paths
 from flowood_core.system.files import write_atomically
 from flowood_core.system.progress import Progress
 
-__all__ = ["DownloadError", "Fetched", "fetch", "hashes_of", "is_offline"]
+__all__ = ["DownloadError", "Fetched", "Resuming", "fetch", "hashes_of"]
 
 CONNECT_S = 4.0  # a network that swallows packets must be noticed in seconds, not in the minutes of TCP
 STALL_S = 30.0  # silence in the middle of a file
@@ -35,7 +32,6 @@ BACKOFF_S = (1.0, 3.0)  # waits between attempts that bring nothing; then the ne
 FORGET_S = 60.0  # a host that could not be reached is not tried again for so long: six sets share few hosts
 BLOCK = 1 << 18
 MB = 1_000_000
-SIZE_CAP = 1 << 36  # 64 GB: no file of ours is near, and a server that never stops must not fill the disk
 
 _unreachable: dict[str, tuple[float, str]] = {}
 
@@ -67,15 +63,6 @@ class _Again(Exception):
     """The attempt broke off, for this reason; the same address may still give the file."""
 
 
-class _Stale(Exception):
-    """What we have cannot be continued."""
-
-
-def is_offline() -> bool:
-    """Whether FLOWOOD_OFFLINE forbids downloads."""
-    return os.environ.get("FLOWOOD_OFFLINE", "") not in ("", "0")
-
-
 def fetch(file: DataFile, folder: Path) -> Fetched:
     """The file in `folder`: as it lies there if it is right, else downloaded; two processes download once.
 
@@ -92,24 +79,18 @@ def fetch(file: DataFile, folder: Path) -> Fetched:
         path = folder / file.filename
         tried: list[tuple[str, str]] = []
         if path.is_file():
-            found = hashes_of(path)
-            problem = _mismatch(file, *found)
-            if problem is None:
+            if (problem := _problem(file, *(found := hashes_of(path)))) is None:
                 return Fetched(path, "file supplied in the archive folder", *found)
-            refused = path.with_name(path.name + ".refused")
-            os.replace(path, refused)
+            os.replace(path, refused := path.with_name(path.name + ".refused"))
             tried.append((str(path), f"{problem}; set aside as {refused.name}"))
-        if is_offline():
-            tried += [(url, "not tried: FLOWOOD_OFFLINE forbids downloads") for url in _addresses(file)]
-            raise DownloadError(_failure(file, path, tried), tuple(tried))
         for url in _addresses(file):
+            if paths.is_offline():
+                tried.append((url, "not tried: FLOWOOD_OFFLINE forbids downloads"))
+                continue
             try:
-                return _from_address(file, url, path)
+                return Fetched(path, url, *_from_address(file, url, path))
             except _GiveUp as reason:
                 tried.append((url, str(reason)))
-                part = path.with_name(path.name + ".part")
-                if _size(part) == 0:
-                    _remove(part)
         raise DownloadError(_failure(file, path, tried), tuple(tried))
 
 
@@ -123,221 +104,152 @@ def hashes_of(path: Path) -> tuple[int, str, str]:
         return f.tell(), md5.hexdigest(), sha256.hexdigest()
 
 
-# --- one address -----------------------------------------------------------------------------------------
+def _from_address(file: DataFile, url: str, path: Path) -> tuple[int, str, str]:
+    """pooch's attempts at one address until the file is right; while megabytes come, a break costs no attempt."""
+    import pooch
 
-
-def _from_address(file: DataFile, url: str, path: Path) -> Fetched:
-    """Attempts at one address until the file is right; as long as megabytes come, a break costs no attempt."""
-    part = path.with_name(path.name + ".part")
-    waits = iter(BACKOFF_S)
-    mended = False
+    part, waits, is_mended = path.with_name(path.name + ".part"), iter(BACKOFF_S), False
+    known = f"sha256:{file.sha256}" if file.sha256 else f"md5:{file.md5}" if file.md5 else None
+    pooch.get_logger().setLevel("ERROR")  # it tells of every file that it asks to write down the hash
     while True:
-        before = _size(part)
+        before, resuming = _size(part), Resuming(part, file.size)
         try:
-            resumed, found = _stream(file, url, part)
+            pooch.retrieve(url, known, path.name, path.parent, downloader=resuming)
+            found = hashes_of(path)
+            if (problem := _problem(file, *found)) is None:
+                return found
+            path.unlink()
         except _Again as reason:
             if _size(part) - before >= MB:
                 waits = iter(BACKOFF_S)
             if (wait := next(waits, None)) is None:
-                keep = _size(part) >= MB and _resumable(part, url) is not None
-                if not keep:
-                    _remove(part)
-                fate = "kept for the next attempt" if keep else "removed"
-                raise _GiveUp(f"{reason}; {len(BACKOFF_S) + 1} attempts, what came is {fate}") from None
+                raise _GiveUp(_with_rest(str(reason), part)) from None
             time.sleep(wait)
             continue
-        problem = _mismatch(file, *found)
-        if problem is None:
-            os.replace(part, path)
-            _remove(part)
-            return Fetched(path, url, *found)
-        _remove(part)
-        if not resumed or mended:
-            raise _GiveUp(f"{problem}; removed")
-        mended = True  # the two halves may be of two versions of the file: once more, whole
+        except ValueError:  # pooch's word for another hash; what came is gone
+            problem = _problem(file, *resuming.found) or "another hash"
+        if is_mended or not resuming.is_resumed:
+            raise _GiveUp(problem)
+        is_mended = True  # the two halves may be of two versions of the file: once more, whole
 
 
-def _stream(file: DataFile, url: str, part: Path) -> tuple[bool, tuple[int, str, str]]:
-    """Append what the server sends to the part. Returns whether it was resumed, and size and hashes."""
-    record = _resumable(part, url)
-    request = _request(url)
-    start = 0
-    if record is not None:
-        start = _size(part)
-        request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", record["validator"])
-    try:
-        with _opened(request) as response:
-            if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-                page = b""
-                with contextlib.suppress(OSError, http.client.HTTPException):
-                    page = response.read(BLOCK)
-                raise _GiveUp(_page_sentence(page))
-            total = _length(response)
-            if start and response.status == 206:
-                _check_range(response, start, record)
-                total = record["total"]
-            elif response.status != 200:
-                raise _Stale(f"expected status 200, or 206 for a part, got {response.status}")
-            elif file.size is not None and total is not None and total != file.size:
-                raise _GiveUp(f"expected {file.size:,} bytes, the server announces {total:,}")
-            else:  # the server has another version of the file, or knows no ranges: from the beginning
-                start = 0
-                _remove(part)
-                _remember(part, url, response, total)
-            return start > 0, _receive(response, part, start, total, file.filename)
-    except _Stale as reason:
-        _remove(part)
-        raise _Again(f"{reason}; begun anew") from None
+class Resuming:
+    """A downloader for pooch that keeps what came in a ``.part`` file and goes on there.
 
+    Args:
+        part: where the file grows; ``.part.json`` beside it says what server and version it is of.
+        size: in bytes, where it is known beforehand.
 
-def _receive(
-    response: http.client.HTTPResponse, part: Path, start: int, total: int | None, name: str
-) -> tuple[int, str, str]:
-    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    if total is not None:
-        room = shutil.disk_usage(part.parent).free
-        if total - start > room:
+    Attributes:
+        is_resumed: whether the file was put together of more than one answer.
+        found: size, md5 and sha256 of what came.
+    """
+
+    def __init__(self, part: Path, size: int | None = None):
+        self.part, self.size, self.is_resumed, self.found = part, size, False, (0, "", "")
+
+    def __call__(self, url: str, output_file: str, pooch: Any = None, check_only: bool = False) -> None:
+        """Fetch `url` into `output_file`.
+
+        Raises:
+            _Again: the line broke; the same address may still give the rest.
+            _GiveUp: this address will not give the file.
+        """
+        record = _resumable(self.part, url)
+        start = _size(self.part) if record else 0
+        headers = {"User-Agent": "flowood-core", "Accept-Encoding": "identity"}
+        if record:
+            headers |= {"Range": f"bytes={start}-", "If-Range": record["validator"]}
+        try:
+            with _asked(url, headers) as response:
+                start, total = self._begun(response, url, start, record)
+                self._receive(response, start, total)
+        except _GiveUp:
+            if _size(self.part) == 0:
+                _remove(self.part)
+            raise
+        self.found = hashes_of(self.part)
+        os.replace(self.part, output_file)
+        _remove(self.part)
+
+    def _begun(self, response: Any, url: str, start: int, record: dict | None) -> tuple[int, int | None]:
+        """From which byte the answer goes on, and how long the whole file is."""
+        if "html" in response.headers.get("Content-Type", ""):
+            raise _GiveUp(_page_sentence(response.raw.read1(BLOCK, decode_content=False)))
+        if start and response.status_code == 206:
+            if not _continues(response, start, record):
+                _remove(self.part)
+                raise _Again("the server continues another file or place; begun anew")
+            self.is_resumed = True
+            return start, record["total"]
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdigit() else None
+        if self.size is not None and total is not None and total != self.size:
+            raise _GiveUp(f"expected {self.size:,} bytes, the server announces {total:,}")
+        _remove(self.part)  # the server has another version of the file, or knows no ranges
+        _remember(self.part, url, response.headers, total)
+        return 0, total
+
+    def _receive(self, response: Any, start: int, total: int | None) -> None:
+        from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+        room, size = shutil.disk_usage(self.part.parent).free, start
+        if total is not None and total - start > room:
             raise _GiveUp(
                 f"expected {(total - start) // MB} MB of free disk, got {room // MB}; free some first"
             )
-    with part.open("ab") as f:
-        if start:
-            with part.open("rb") as begun:
-                while block := begun.read(BLOCK):
-                    md5.update(block)
-                    sha256.update(block)
-        size = start
-        with _bar(name, start, total) as bar:
-            while True:
-                try:
-                    block = response.read1(BLOCK)
-                except TimeoutError:
-                    raise _Again(f"nothing came for {STALL_S:g} s after {size:,} bytes") from None
-                except (OSError, http.client.HTTPException) as error:
-                    raise _Again(f"the line broke after {size:,} bytes ({_reason(error)})") from None
-                if not block:
-                    break
-                if size == 0 and _is_page(block):
-                    raise _GiveUp(_page_sentence(block))
-                f.write(block)
-                md5.update(block)
-                sha256.update(block)
-                if bar is not None:
-                    bar.update((size + len(block)) // MB - size // MB)
-                size += len(block)
-                if size > SIZE_CAP:
-                    raise _GiveUp(f"expected at most {SIZE_CAP:,} bytes, got more")
-        f.flush()
-        os.fsync(f.fileno())
-    if total is not None and size < total:
-        raise _Again(f"expected {total:,} bytes, the line ended after {size:,}")
-    return size, md5.hexdigest(), sha256.hexdigest()
-
-
-def _request(url: str) -> urllib.request.Request:
-    try:
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError("expected it to begin with http:// or https://")
-        return urllib.request.Request(
-            url, headers={"User-Agent": "flowood-core", "Accept-Encoding": "identity"}
+        # without an announced length there is nothing to count towards
+        bar = (
+            Progress((total or 0) // MB, f"downloading {self.part.stem} (MB)", start // MB) if total else None
         )
-    except ValueError as error:
-        raise _GiveUp(f"not an address: {error}") from None
+        try:
+            with self.part.open("ab") as f:
+                # what has come, not a whole block: a broken line leaves every byte of it
+                while block := response.raw.read1(BLOCK, decode_content=False):
+                    if size == 0 and _is_page(block):
+                        raise _GiveUp(_page_sentence(block))
+                    f.write(block)
+                    f.flush()
+                    if bar is not None:
+                        bar.update((size + len(block)) // MB - size // MB)
+                    size += len(block)
+        except ReadTimeoutError:
+            raise _Again(f"nothing came for {STALL_S:g} s after {size:,} bytes") from None
+        except (HTTPError, OSError) as error:
+            if total is None:
+                raise _Again(f"the line broke after {size:,} bytes ({_reason(error)})") from None
+        finally:
+            if bar is not None:
+                bar.close()
+        if total is not None and size < total:
+            raise _Again(f"expected {total:,} bytes, the line ended after {size:,}")
 
 
 @contextlib.contextmanager
-def _opened(request: urllib.request.Request) -> Iterator[http.client.HTTPResponse]:
-    host = urlsplit(request.full_url).netloc
+def _asked(url: str, headers: dict[str, str]) -> Iterator[Any]:
+    """The server's answer, where it is one; a host that cannot be reached is not asked again for a while."""
+    import requests
+
+    host = urlsplit(url).netloc
     since, reason = _unreachable.get(host, (0.0, ""))
     if reason and time.monotonic() - since < FORGET_S:
         raise _GiveUp(reason)
     try:
-        response = _opener().open(request, timeout=STALL_S)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code in (408, 425, 429) or error.code >= 500:
-            raise _Again(f"the server answers {error.code} {error.reason}") from None
-        if error.code == 416:
-            raise _Stale("the server has fewer bytes than we have") from None
-        raise _GiveUp(f"the server answers {error.code} {error.reason}") from None
-    except _NoConnection as error:
-        raise _gone(host, error) from None
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, _NoConnection):
-            raise _gone(host, error.reason) from None
-        raise _Again(_reason(error)) from None
-    except TimeoutError:
+        with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_S, STALL_S)) as response:
+            code = response.status_code
+            if code in (408, 425, 429) or code >= 500:
+                raise _Again(f"the server answers {code} {response.reason}")
+            if code not in (200, 206, 416):
+                raise _GiveUp(f"the server answers {code} {response.reason}")
+            yield response
+    except requests.exceptions.ReadTimeout:
         raise _Again(f"connected, but no answer within {STALL_S:g} s") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise _Again(_reason(error)) from None
-    except ValueError as error:  # http.client.InvalidURL and its like
+    except (requests.exceptions.ConnectTimeout, requests.exceptions.ConnectionError) as error:
+        reason = f"cannot be reached ({_reason(error)})"
+        _unreachable[host] = (time.monotonic(), reason)
+        raise _GiveUp(reason) from None
+    except (requests.exceptions.RequestException, ValueError) as error:
         raise _GiveUp(f"not an address: {error}") from None
-    with response:
-        yield response
-
-
-def _gone(host: str, error: OSError) -> _GiveUp:
-    """No connection: waiting would not mend it, and the other files of this host need not learn it anew."""
-    reason = f"cannot be reached ({_reason(error)})"
-    _unreachable[host] = (time.monotonic(), reason)
-    return _GiveUp(reason)
-
-
-class _NoConnection(OSError):
-    """Name not found, refused, no route, or silence while connecting."""
-
-
-class _ShortConnect:
-    """A connection that waits CONNECT_S for the other side, and the longer timeout only for its data."""
-
-    def connect(self) -> None:
-        wait, self.timeout = self.timeout, CONNECT_S
-        self._create_connection = _connected  # where http.client keeps it for such a change
-        try:
-            super().connect()
-        except ssl.SSLCertVerificationError as error:
-            raise _NoConnection(f"certificate not accepted: {error.verify_message}") from error
-        except OSError as error:
-            raise _NoConnection(_reason(error)) from error
-        self.timeout = wait
-        self.sock.settimeout(wait)
-
-
-def _connected(address: tuple[str, int], timeout: float, source_address=None) -> socket.socket:
-    """A socket to a host within `timeout`, all its numeric addresses together: some have eight."""
-    deadline, last = time.monotonic() + timeout, OSError("no address")
-    for *_, (host, port, *_) in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            break
-        try:
-            return socket.create_connection((host, port), max(left, 0.1), source_address)
-        except OSError as error:
-            last = error
-    raise last
-
-
-class _Http(_ShortConnect, http.client.HTTPConnection):
-    pass
-
-
-class _Https(_ShortConnect, http.client.HTTPSConnection):
-    pass
-
-
-class _HttpHandler(urllib.request.HTTPHandler):
-    def http_open(self, request):
-        return self.do_open(_Http, request)
-
-
-class _HttpsHandler(urllib.request.HTTPSHandler):
-    def https_open(self, request):
-        return self.do_open(_Https, request, context=ssl.create_default_context())
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_HttpHandler, _HttpsHandler)  # with the proxies of the environment
 
 
 # --- resuming --------------------------------------------------------------------------------------------
@@ -347,37 +259,33 @@ def _beside(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _remember(part: Path, url: str, response: http.client.HTTPResponse, total: int | None) -> None:
+def _remember(part: Path, url: str, headers: Any, total: int | None) -> None:
     """What tells later whether the server still has the same file. A weak ETag does not promise equal bytes."""
-    etag = response.headers.get("ETag", "")
-    validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+    etag = headers.get("ETag", "")
+    validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
     if validator and total is not None:
-        record = {"url": url, "validator": validator, "total": total}
-        write_atomically(_beside(part), json.dumps(record).encode())
+        write_atomically(
+            _beside(part), json.dumps({"url": url, "validator": validator, "total": total}).encode()
+        )
 
 
 def _resumable(part: Path, url: str) -> dict | None:
     try:
         record = json.loads(_beside(part).read_text(encoding="utf-8"))
-        size = part.stat().st_size
-        right = record["url"] == url and 0 < size < record["total"] and isinstance(record["validator"], str)
+        right = (
+            record["url"] == url
+            and 0 < _size(part) < record["total"]
+            and isinstance(record["validator"], str)
+        )
         return record if right else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _check_range(response: http.client.HTTPResponse, start: int, record: dict) -> None:
-    sent, total = response.headers.get("Content-Range", ""), record["total"]
-    same = record["validator"] in (response.headers.get("ETag"), response.headers.get("Last-Modified"))
-    if sent != f"bytes {start}-{total - 1}/{total}" or not same:
-        raise _Stale(
-            f"expected bytes {start}-{total - 1}/{total} of the same file, got '{sent}' of another or none"
-        )
-
-
-def _length(response: http.client.HTTPResponse) -> int | None:
-    value = response.headers.get("Content-Length", "")
-    return int(value) if value.isdigit() else None
+def _continues(response: Any, start: int, record: dict) -> bool:
+    total, headers = record["total"], response.headers
+    same = record["validator"] in (headers.get("ETag"), headers.get("Last-Modified"))
+    return same and headers.get("Content-Range") == f"bytes {start}-{total - 1}/{total}"
 
 
 def _size(part: Path) -> int:
@@ -392,7 +300,7 @@ def _remove(part: Path) -> None:
 # --- what came, in words ---------------------------------------------------------------------------------
 
 
-def _mismatch(file: DataFile, size: int, md5: str, sha256: str) -> str | None:
+def _problem(file: DataFile, size: int, md5: str, sha256: str) -> str | None:
     """Why these are not the bytes of the file, or None."""
     if file.size is not None and size != file.size:
         return f"expected {file.size:,} bytes, got {size:,}"
@@ -417,6 +325,14 @@ def _page_sentence(block: bytes) -> str:
     )
 
 
+def _with_rest(reason: str, part: Path) -> str:
+    """Megabytes are kept for the next attempt; less is not worth a file that looks like an answer."""
+    if _size(part) >= MB and _beside(part).exists():
+        return f"{reason}; what came is kept for the next attempt"
+    _remove(part)
+    return reason
+
+
 def _failure(file: DataFile, path: Path, tried: list[tuple[str, str]]) -> str:
     lines = [f"{file.filename}: expected it from one of {len(_addresses(file))} addresses, got none:"]
     lines += [f"  {where}: {why}" for where, why in tried]
@@ -426,32 +342,17 @@ def _failure(file: DataFile, path: Path, tried: list[tuple[str, str]]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    inner = getattr(error, "reason", None) or error
-    if isinstance(inner, TimeoutError):
+    """The innermost words of an error of requests, which wraps those of urllib3."""
+    text = str(error)
+    if "timed out" in text:
         return f"no answer within {CONNECT_S:g} s"
-    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
+    inner = re.search(r"\[Errno -?\d+\] ([^'\")]*)", text)
+    return inner[1] if inner else text
 
 
 def _addresses(file: DataFile) -> tuple[str, ...]:
     mirror = os.environ.get("FLOWOOD_MIRROR", "").rstrip("/")
     return (*([f"{mirror}/{file.filename}"] if mirror else []), *file.urls)
-
-
-# --- watching and waiting --------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _bar(name: str, start: int, total: int | None) -> Iterator[Progress | None]:
-    """Megabytes received; without an announced length there is nothing to count towards."""
-    if total is None:
-        print(f"downloading {name} (size not announced)", flush=True)
-        yield None
-        return
-    bar = Progress(total // MB, f"downloading {name} (MB)", start // MB)
-    try:
-        yield bar
-    finally:
-        bar.close()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ stands beside every number.
 
 import hashlib
 import itertools
-import os
 import pickle
 import zipfile
 from collections.abc import Callable, Sequence
@@ -235,7 +234,7 @@ def _torchvision_state(kind: str, weights: object) -> dict[str, Tensor]:
     try:
         if found is not None:
             return torch.load(found, map_location="cpu", weights_only=True)
-        if not os.environ.get("FLOWOOD_OFFLINE"):
+        if not paths.is_offline():
             return weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         why = f"{type(error).__name__}: {error}"

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -221,7 +220,7 @@ def _load(name: str, pooling: str) -> tuple[Any, Any]:
     with _quiet_transformers():
         from transformers import AutoModel, AutoTokenizer
 
-        offline = os.environ.get("FLOWOOD_OFFLINE", "") not in ("", "0")
+        offline = paths.is_offline()
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=offline)
             import torch

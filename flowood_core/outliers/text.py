@@ -78,7 +78,7 @@ class Lexicon:
         raise MissingResource(
             f"expected NLTK's {', '.join(NEEDED)}, found no {', '.join(missing)}.\n"
             f"  looked in {own}, in NLTK_DATA and NLTK's usual folders, and "
-            + ("did not download: FLOWOOD_OFFLINE is set\n" if _is_offline() else "tried to download\n")
+            + ("did not download: FLOWOOD_OFFLINE is set\n" if paths.is_offline() else "tried to download\n")
             + "What to do, one of:\n"
             f"  1. with a network: python -m nltk.downloader -d {own} {' '.join(missing)}\n"
             "  2. copy an nltk_data folder there, or set NLTK_DATA to one (WordNet alone: Debian's wordnet-base)\n"
@@ -317,10 +317,6 @@ def _search() -> str:
     return own[-1]
 
 
-def _is_offline() -> bool:
-    return os.environ.get("FLOWOOD_OFFLINE", "") not in ("", "0")
-
-
 def _find(name: str, may_download: bool):
     import nltk
 
@@ -331,7 +327,7 @@ def _find(name: str, may_download: bool):
                 return nltk.data.find(path)
         if name == "wordnet" and (DEBIAN / "data.noun").is_file():
             return DEBIAN
-        if attempt or not may_download or _is_offline():
+        if attempt or not may_download or paths.is_offline():
             return None
         with contextlib.suppress(OSError):
             nltk.download(name, download_dir=own, quiet=True)

@@ -9,7 +9,7 @@ import os
 import tomllib
 from pathlib import Path
 
-__all__ = ["data_root", "data_roots", "outputs_root", "paper_root", "profile_dir", "repo_root"]
+__all__ = ["data_root", "data_roots", "is_offline", "outputs_root", "paper_root", "profile_dir", "repo_root"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
 PROJECT = "flowood-core"
@@ -40,6 +40,11 @@ def data_roots() -> tuple[Path, ...]:
     """
     root, own = data_root(), repo_root() / "data"
     return (root,) if root == own.resolve() or _takes_files(root) else (root, own)
+
+
+def is_offline() -> bool:
+    """Whether FLOWOOD_OFFLINE forbids downloads; unset, empty and "0" mean that it does not."""
+    return os.environ.get("FLOWOOD_OFFLINE", "") not in ("", "0")
 
 
 def outputs_root() -> Path:

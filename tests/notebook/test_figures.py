@@ -1,7 +1,6 @@
 """Laws of sheets and pages: what a notebook makes is named, labelled, byte-stable and readable offline."""
 
 import json
-import re
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -11,12 +10,9 @@ import pytest
 
 mpl.use("Agg")
 
-import nbformat
 
 from flowood_core import objective
-from flowood_core.evidence import page
 from flowood_core.notebook import figures
-from flowood_core.runs import grid
 
 
 @pytest.fixture
@@ -129,42 +125,3 @@ def test_numbers_are_formatted_and_text_cells_kept(monkeypatch):
     monkeypatch.setattr("IPython.display.display", lambda x: shown.append(x.data))
     figures.show_table(pd.DataFrame({"a": [1.23456, np.nan], "b": ["83.2 [80.1, 86.0]", "not run"]}))
     assert "1.2<" in shown[0] and "–" in shown[0] and "83.2 [80.1, 86.0]" in shown[0]
-
-
-def test_a_report_without_manifests_says_what_to_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="make reproduce PROFILE=quick"):
-        page.bind("quick")
-
-
-def test_the_page_holds_every_artefact_and_reads_offline(sheet, tmp_path):
-    sheet.save_figure(figure(), "fig_x", "a <line>")
-    sheet.save_table(pd.DataFrame({"a": [1.0]}), "table_x", "one number")
-    sheet.finish()
-    cells = [nbformat.v4.new_markdown_cell("# Demo\n$x^2$ and `$code$`"), nbformat.v4.new_code_cell("1 + 1")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "quick" / "notebooks" / "demo.ipynb")
-    index = page.bind("quick")
-    text, executed = index.read_text(), (index.parent / "demo.html").read_text()
-    assert "a &lt;line&gt;" in text and 'href="demo.html"' in text and "quick profile" in text.lower()
-    for link in re.findall(r'(?:src|href)="([^"#]+)"', text + executed):
-        assert "//" not in link and (index.parent / link).exists(), link
-    assert "<math" in executed and "<code>$code$</code>" in executed and "<script" not in executed
-
-
-@pytest.mark.parametrize(
-    ("latex", "wanted"),
-    [
-        ("$a$", "<math"),
-        (r"$$\frac{1}{2} \tag{3}$$", "(3)"),
-        ("`$a$`", "`$a$`"),
-        ("5 $ and no formula", "5 $ and"),
-    ],
-)
-def test_formulas_become_mathml_and_code_stays(latex, wanted):
-    assert wanted in page.mathml(latex)
-
-
-def test_the_status_page_can_be_written_before_anything_has_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
-    text = page.bind_status("smoke").read_text()
-    assert f"{len(grid.by_run_id('smoke'))} waiting" in text and "index.html" not in text

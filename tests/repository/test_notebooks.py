@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flowood_core import datasets
-from flowood_core.evidence import page
+from flowood_core.evidence import site
 from flowood_core.system import paths
 
 ROOT = paths.repo_root()
@@ -82,9 +82,9 @@ def test_your_own_flow_runs_on_a_folder_of_sixty_images(tmp_path):
     assert (outputs / "smoke" / "tables" / "scores.csv").exists()
 
 
-def test_the_report_binds_them_all(executed, monkeypatch):
+def test_the_site_binds_them_all(executed, monkeypatch):
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(executed[1]))
-    index = page.bind("smoke")
+    index = site.build("smoke")
     text = index.read_text()
     assert all(
         f'href="{name}.html"' in text and Path(index.parent / f"{name}.html").exists() for name in TABLES
