@@ -10,8 +10,6 @@ from flowood_core.intervals import Interval, Sample
 RNG = np.random.default_rng
 
 
-
-
 def one_study(rng, *, seeds, n, gain=1.0, sd_seed=0.4, sd_noise=0.5, redraws=200):
     """AUROCs of several seeds on the same images: what an image is, what a seed is, and noise of both."""
     id_, ood = rng.normal(size=n), rng.normal(size=n)
@@ -66,14 +64,10 @@ def test_it_shrinks_with_seeds_and_with_images(more):
 def test_pairing_narrows_a_difference():
     rng, n = RNG(2), 200
     id_, ood = rng.normal(size=n), rng.normal(size=n) + 1
-    rows = [
-        (id_ + 0.2 * rng.normal(size=n), ood + gain + 0.2 * rng.normal(size=n)) for gain in (0.0, 0.3)
-    ]
+    rows = [(id_ + 0.2 * rng.normal(size=n), ood + gain + 0.2 * rng.normal(size=n)) for gain in (0.0, 0.3)]
     same = [intervals.auroc(*row, intervals.of("id", row[0]), intervals.of("ood", row[1])) for row in rows]
     apart = [
-        intervals.auroc(
-            *row, intervals.of("id", row[0], stream=k), intervals.of("ood", row[1], stream=k)
-        )
+        intervals.auroc(*row, intervals.of("id", row[0], stream=k), intervals.of("ood", row[1], stream=k))
         for k, row in enumerate(rows)
     ]
     paired, unpaired = (intervals.over([b - a]) for a, b in (same, apart))
@@ -100,11 +94,14 @@ def test_means_and_correlations_are_those_of_the_images_drawn():
     y = {name: v + rng.normal(size=len(v)) + 3 for name, v in x.items()}
     drawn = [intervals.counts(name, len(v), redraws=5) for name, v in x.items()]
     mean, r = intervals.mean(x["a"], drawn[0]), intervals.correlation(x, y, drawn)
-    assert r.value == pytest.approx(np.corrcoef(np.concatenate([*x.values()]), np.concatenate([*y.values()]))[0, 1])
+    assert r.value == pytest.approx(
+        np.corrcoef(np.concatenate([*x.values()]), np.concatenate([*y.values()]))[0, 1]
+    )
     for k in range(5):
         often = [c[:, k].astype(int) for c in drawn]
         one, two = (
-            np.concatenate([np.repeat(v, o) for v, o in zip(of.values(), often, strict=True)]) for of in (x, y)
+            np.concatenate([np.repeat(v, o) for v, o in zip(of.values(), often, strict=True)])
+            for of in (x, y)
         )
         assert r.redraws[k] == pytest.approx(np.corrcoef(one, two)[0, 1])
         assert mean.redraws[k] == pytest.approx(np.repeat(x["a"], often[0]).mean())
