@@ -24,7 +24,7 @@ from flowood_core import metrics
 __all__ = ["REDRAWS", "Interval", "Sample", "auroc", "correlation", "counts", "mean", "metric", "of", "over"]
 
 REDRAWS = 1000
-_QUANTILES = 200  # of Student's distribution, in place of random draws of it
+_QUANTILES = 100  # of Student's distribution, in place of random draws of it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

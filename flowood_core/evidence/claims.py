@@ -124,9 +124,9 @@ def printed() -> pd.DataFrame:
     return pd.read_csv(paths.paper_root() / "claims.csv", keep_default_na=False)
 
 
-def effects(profile: str) -> dict[str, Parts]:
-    """What was measured of every claim under a profile, by the claim's name."""
-    at = Evidence(profile)
+def effects(profile: str, at: "Evidence | None" = None) -> dict[str, Parts]:
+    """What was measured of every claim under a profile, by the claim's name; `at` where its runs are read already."""
+    at = Evidence(profile) if at is None else at
     return {row.claim: TESTS[row.test](at) for row in printed().itertuples()}
 
 

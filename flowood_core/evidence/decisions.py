@@ -4,6 +4,7 @@ The grid's table `choices` holds the runs (`DECISIONS.md` the codes); two choice
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from flowood_core.runs import grid
 __all__ = ["Choice", "describe", "effects", "over_seeds"]
 
 TRAINED = "table_2"  # its rows are the bases
+Finished = Callable[[str, str], list[runs.Run]]  # profile, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ def describe(spec: runs.Spec, base: runs.Spec, d: int) -> Choice:
     return found
 
 
-def effects(profile: str) -> pd.DataFrame:
+def effects(profile: str, finished: Finished = grid.finished) -> pd.DataFrame:
     """AUROC of each choice minus that of ours, seed by seed on the same images; only runs that are there.
 
     Returns:
@@ -72,9 +74,9 @@ def effects(profile: str) -> pd.DataFrame:
         difference (percent and percent points), bpd (bits per dimension of ID test images, minus the base's) and
         gain, the difference as an `intervals.Sample`. A choice of the score has one score: its own.
     """
-    bases = {(r.spec.id, r.spec.method, r.spec.seed): r for r in grid.finished(profile, TRAINED)}
+    bases = {(r.spec.id, r.spec.method, r.spec.seed): r for r in finished(profile, TRAINED)}
     rows = []
-    for theirs in grid.finished(profile, "choices"):
+    for theirs in finished(profile, "choices"):
         spec = theirs.spec
         ours = bases.get((spec.id, spec.method, spec.seed))
         if ours is None:

@@ -15,8 +15,8 @@ import pandas as pd
 from flowood_core import intervals, runs
 from flowood_core.evidence import claims, decisions, tables
 from flowood_core.intervals import Interval, Sample
-from flowood_core.runs import grid
 from flowood_core.system import paths
+from workflow.publish import model_cards
 
 __all__ = ["PROFILE", "Facts", "facts", "render"]
 
@@ -35,6 +35,7 @@ class Facts:
 
     def __init__(self, profile: str = PROFILE):
         self.profile = profile
+        self._evidence = claims.Evidence(profile)
 
     # --- images
 
@@ -42,9 +43,9 @@ class Facts:
     def _images(self) -> dict[tuple[str, str], list[runs.Run]]:
         found: dict[tuple[str, str], dict[int, runs.Run]] = {}
         for table in IMAGES:
-            for run in grid.finished(self.profile, table):
+            for run in self._evidence.finished(table):
                 found.setdefault((run.spec.id, run.spec.method), {})[run.spec.seed] = run
-        for run in grid.finished(self.profile, "choices"):
+        for run in self._evidence.finished("choices"):
             if (
                 getattr(run.spec, "squeeze", 0) and run.spec.method == "ccm_gaussian"
             ):  # A7, the control of ours
@@ -135,7 +136,7 @@ class Facts:
 
     @functools.cached_property
     def measured(self) -> dict[str, claims.Parts]:
-        return claims.effects(self.profile)
+        return claims.effects(self.profile, self._evidence)
 
     @functools.cached_property
     def judged(self) -> pd.DataFrame:
@@ -162,7 +163,9 @@ class Facts:
 
     @functools.cached_property
     def choices(self) -> pd.DataFrame:
-        return decisions.over_seeds(decisions.effects(self.profile))
+        return decisions.over_seeds(
+            decisions.effects(self.profile, lambda _, table: self._evidence.finished(table))
+        )
 
     def choice(self, code: str, ood: str, score: str = "pz", k: int = 0) -> Interval:
         """AUROC points gained by an open choice; k: which of several under one code."""
@@ -229,10 +232,15 @@ class Facts:
     # --- the rest
 
     def _finished(self, table: str) -> list[runs.Run]:
-        if table not in self.__dict__.setdefault("_by_table", {}):
-            found = [r for r in grid.finished(self.profile, table)]
-            self._by_table[table] = sorted(found, key=lambda r: r.spec.seed)
-        return self._by_table[table]
+        return sorted(self._evidence.finished(table), key=lambda r: r.spec.seed)
+
+    def simple(self, id: str = "cifar10") -> dict[str, "model_cards.Simple"]:
+        """Images simpler than any test set under the published detector of an ID set, by name."""
+        return self._simple.get(id, {})
+
+    @functools.cached_property
+    def _simple(self) -> dict[str, dict[str, "model_cards.Simple"]]:
+        return {run.spec.id: model_cards.simple(run) for run in model_cards.models(self.profile).values()}
 
     def table(self, name: str) -> pd.DataFrame | None:
         """A table that a notebook left."""
