@@ -15,10 +15,11 @@ import pandas as pd
 from flowood_core import intervals, runs
 from flowood_core.evidence import claims, decisions, tables
 from flowood_core.intervals import Interval, Sample
+from flowood_core.runs import grid
 from flowood_core.system import paths
 from workflow.publish import model_cards
 
-__all__ = ["PROFILE", "Facts", "facts", "render"]
+__all__ = ["PROFILE", "Facts", "facts_of", "render"]
 
 PROFILE = "sample"
 IMAGES = ("table_2", "table_3", "beyond_flowood")
@@ -242,6 +243,15 @@ class Facts:
     def _simple(self) -> dict[str, dict[str, "model_cards.Simple"]]:
         return {run.spec.id: model_cards.simple(run) for run in model_cards.models(self.profile).values()}
 
+    def specs(self, table: str) -> list[runs.Spec]:
+        """The rows of a table of the grid, run or not."""
+        return grid.rows(self.profile, table)
+
+    def times_parameters(self) -> str:
+        """How many times as many parameters the squeezed flow has."""
+        a, b = (self.of(m)[0].metrics["n_parameters"] for m in ("squeezed", "mle"))
+        return f"{a / b:.1f}"
+
     def table(self, name: str) -> pd.DataFrame | None:
         """A table that a notebook left."""
         path = paths.profile_dir(self.profile) / "tables" / f"{name}.csv"
@@ -285,14 +295,13 @@ def _differences(a: list[runs.Run], b: list[runs.Run], ood: str, score: str) -> 
     return [tables.sample(x, ood, score) - tables.sample(y, ood, score) for x, y in pairs]
 
 
-def facts(profile: str = PROFILE) -> dict[str, Any]:
-    """What a template may call: every public method of `Facts`, and `cells()` with the counts of verdicts."""
-    found = Facts(profile)
+def facts_of(f: Facts) -> dict[str, Any]:
+    """What a template may call: every public method of `Facts`, `cells()` with the counts of verdicts, `facts` itself."""
     names = [n for n in dir(Facts) if not n.startswith("_") and callable(getattr(Facts, n))]
-    return {name: getattr(found, name) for name in names} | {"cells": found.cell_counts, "facts": found}
+    return {name: getattr(f, name) for name in names} | {"cells": f.cell_counts, "facts": f}
 
 
-_EXPRESSION = re.compile(r"\{(?P<code>[a-z_]+(?:\(|\[)[^{}]*?)(?::(?P<spec>[+,]?(?:\.\d)?[a-z%]?))?\}")
+_EXPRESSION = re.compile(r"\{(?P<code>-?[a-z_]\w*\([^{}]*?)(?::(?P<spec>[+,]?(?:\.\d)?[a-z]))?\}")
 _SAFE = {"abs": abs, "all": all, "any": any, "min": min, "max": max, "len": len, "round": round}
 
 

@@ -40,12 +40,12 @@ def _given(f: Facts) -> dict[str, Any]:
         choices_table, lipschitz_table, deviations_table, how, figure,
     ]  # fmt: skip
     bound = {maker.__name__: lambda *args, maker=maker, **more: maker(f, *args, **more) for maker in makers}
-    return facts.facts(f.profile) | bound
+    return facts.facts_of(f) | bound
 
 
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first stand right."""
-    lines = [_line(head), "|---|" + "--:|" * (len(head) - 1), *map(_line, rows)]
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: bool = False) -> str:
+    """A Markdown table; all columns but the first stand right, or left where they hold words."""
+    lines = [_line(head), "|---|" + ("---|" if words else "--:|") * (len(head) - 1), *map(_line, rows)]
     return "\n".join(lines)
 
 
@@ -80,7 +80,7 @@ def claims_table(f: Facts) -> str:
         parts = "<br>".join(x for x in (c.parts, c.apart) if x) or "–"
         rows.append([whose, c.section, word, parts, c.best or "–", c.worst or "–", c.unit, c.seeds or "–"])
     head = ["claim", "where", "verdict", "parts", "best part", "worst part", "unit", "seeds"]
-    return markdown(head, rows)
+    return markdown(head, rows, words=True)
 
 
 # --- Tables 2 and 3 ----------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def deviations_table(f: Facts) -> str:
         ["section 3.3: encoder", "ALBERT base v2", "MiniLM-L6, TF-IDF"],
         ["section 3.3: epochs", "not printed", f"{_epochs_of_texts(f):g}; held-out log p peaks at 4"],
     ]  # fmt: skip
-    return markdown(["", "the paper", f"profile {f.profile}"], rows)
+    return markdown(["", "the paper", f"profile {f.profile}"], rows, words=True)
 
 
 def _trained(f: Facts, id: str) -> int:
