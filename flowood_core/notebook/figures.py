@@ -131,9 +131,9 @@ class Sheet:
                 self._note(path, caption)
 
     def save_table(self, frame: pd.DataFrame, name: str, caption: str = "", index: bool = False) -> None:
-        """Save as CSV under ``tables/``."""
+        """Save as CSV under ``tables/``; a column ``measured`` (`evidence.tables.collect`) holds runs and stays behind."""
         path = self._path("tables", f"{name}.csv")
-        text = frame.to_csv(index=index, float_format="%.6g", lineterminator="\n")
+        text = frame.drop(columns="measured", errors="ignore").to_csv(index=index, float_format="%.6g", lineterminator="\n")
         write_atomically(path, text.encode())
         self._note(path, caption)
 
