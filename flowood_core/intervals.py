@@ -228,7 +228,18 @@ def _accumulated(drawn: np.ndarray) -> np.ndarray:
     return found
 
 
-_FAST: dict[str, Callable[..., np.ndarray]] = {"auroc": _auroc, "fpr95_id95": _fpr95_id95}
+def _fpr95_ood95(
+    id_: np.ndarray, ood: np.ndarray, id_counts: np.ndarray, ood_counts: np.ndarray
+) -> np.ndarray:
+    """The other convention with the classes exchanged and every score negated."""
+    return _fpr95_id95(-ood, -id_, ood_counts, id_counts)
+
+
+_FAST: dict[str, Callable[..., np.ndarray]] = {
+    "auroc": _auroc,
+    "fpr95_id95": _fpr95_id95,
+    "fpr95_ood95": _fpr95_ood95,
+}
 
 
 def _by_curve(name: str) -> Callable[..., np.ndarray]:

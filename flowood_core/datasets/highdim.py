@@ -30,6 +30,7 @@ from flowood_core import datasets
 from flowood_core.datasets import ImageSet, MissingData, download, registry
 from flowood_core.datasets.readers import BadArchive
 from flowood_core.datasets.registry import DataFile, DataSet
+from flowood_core.notebook import labels
 from flowood_core.system import paths
 from flowood_core.system.files import write_atomically
 
@@ -129,10 +130,7 @@ SETS: dict[str, DataSet] = {
 }
 
 LABELS = {
-    "chest_xray": "Chest X-ray",
-    "realblur": "RealBlur",
-    "koniq10k": "KonIQ-10k",
-    "magnetic_tile": "magnetic tiles (not MVTec-AD)",
+    **labels.names(labels.PICTURES),
     **{f"mvtec_{c}": f"MVTec-AD {c.replace('_', ' ')}" for c in MVTEC},
     **datasets.LABELS,
 }

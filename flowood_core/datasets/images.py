@@ -23,6 +23,7 @@ from torch import Tensor
 
 from flowood_core.complexity import codec_versions, image_complexity
 from flowood_core.datasets import prepare, registry
+from flowood_core.notebook import labels
 from flowood_core.system import paths
 from flowood_core.system.files import write_atomically
 
@@ -57,22 +58,7 @@ EMBEDDED = {
     "aliased": "textured crops after naive subsampling by 2, as iSUN was made (more complex than photo)",
 }
 
-LABELS = {
-    "photo": "photo crops",
-    "enlarged": "enlarged crops",
-    "smooth": "smooth crops",
-    "digits": "digits",
-    "aliased": "aliased crops",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "svhn": "SVHN",
-    "lsun": "LSUN",
-    "isun": "iSUN",
-    "celeba": "CelebA",
-    "scenes_tinyimagenet": "scenes (Tiny-ImageNet, not LSUN)",
-    "faces_rmfd": "faces (RMFD, not CelebA)",
-}
-
+LABELS = labels.names(labels.IMAGES)
 
 NOT_SHOWN = frozenset({"faces_rmfd"})  # identifiable people: numbers may be published, pictures never
 

@@ -56,14 +56,15 @@ def given(value=1.0):
 
 
 def test_conditions_are_tried_and_left_out():
-    template = "A {at('x y'):.1f} and {round(at('x').value):+d}, {braces}.\n%% at('x').low >= 0 and claim('bias') == 'holds'\nEnd"
+    condition = "%% at('x').low >= 0 and claim('bias') == 'holds'"
+    template = f"A {{at('x y'):.1f}} and {{round(at('x').value):+d}}, {{braces}}.\n{condition}\nEnd"
     assert facts.render(template, given()) == "A 1.0 [0.0, 2.0] and +1, {braces}.\nEnd\n"
 
 
 @pytest.mark.parametrize(
     "line, word",
-    [("%% at('x').low > 2", "not so any more"), ("{unknown('z'):.1f}", "unknown"), ("%% at('x').low >", "invalid syntax"),
-     ("{nothing()}", "nothing was run")],
+    [("%% at('x').low > 2", "not so any more"), ("{unknown('z'):.1f}", "unknown"),
+     ("%% at('x').low >", "invalid syntax"), ("{nothing()}", "nothing was run")],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_line(line, word):
     with pytest.raises(ValueError, match=rf"line 2, .*{word}"):

@@ -296,7 +296,7 @@ def _differences(a: list[runs.Run], b: list[runs.Run], ood: str, score: str) -> 
 
 
 def facts_of(f: Facts) -> dict[str, Any]:
-    """What a template may call: every public method of `Facts`, `cells()` with the counts of verdicts, `facts` itself."""
+    """What a template may call: public methods of `Facts`, `cells()` with the counts of verdicts, `facts` itself."""
     names = [n for n in dir(Facts) if not n.startswith("_") and callable(getattr(Facts, n))]
     return {name: getattr(f, name) for name in names} | {"cells": f.cell_counts, "facts": f}
 

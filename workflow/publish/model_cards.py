@@ -167,8 +167,8 @@ def _control(run: runs.Run) -> str:
     sets = list(run.metrics["ood"])
     means = [np.mean([r.auroc(o, KIND) for o in sets]) for r in (squeezed[0], run)]
     return (
-        f"With the paper's CCM+Gaussian outliers the same flow, seed {spec.seed}, has mean AUROC {means[0]:.1f} over these "
-        f"sets, against {means[1]:.1f} here: what it gains over the paper's flow comes from the squeeze and "
+        f"With the paper's CCM+Gaussian outliers the same flow, seed {spec.seed}, has mean AUROC {means[0]:.1f} over "
+        f"these sets, against {means[1]:.1f} here: what it gains over the paper's flow comes from the squeeze and "
         f"{run.metrics['n_parameters']:,} parameters, not from its outliers."
     )
 
