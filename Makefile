@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 FIRST := uv|setuptools|wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce train status plan data test check notebooks badges site bench bench-gpu cards readme lock lab clean
+.PHONY: help setup reproduce train status plan data test check notebooks badges site bench bench-gpu cards readme subsets lock lab clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -82,9 +82,11 @@ badges: .venv/.ok ## stamp the address of the git remote into badges, bootstrap 
 cards: .venv/.ok ## models/ anew from the committed runs: detectors with their pages
 	@FLOWOOD_OUTPUTS=$(call quoted,$(CURDIR)/outputs) $(BIN)/python -m workflow.publish.model_cards
 
-readme: .venv/.ok ## README's result table and FINDINGS.md anew from the committed runs
-	@FLOWOOD_OUTPUTS=$(call quoted,$(CURDIR)/outputs) $(BIN)/python -m workflow.publish.results
-	@FLOWOOD_OUTPUTS=$(call quoted,$(CURDIR)/outputs) $(BIN)/python -m workflow.publish.findings
+readme: .venv/.ok ## README's headline, RESULTS.md and FINDINGS.md anew from the committed runs
+	@FLOWOOD_OUTPUTS=$(call quoted,$(CURDIR)/outputs) $(BIN)/python -m workflow.publish
+
+subsets: .venv/.ok ## outputs/sample/subsets: which images the committed runs were made of, by position and hash
+	@FLOWOOD_OUTPUTS=$(call quoted,$(CURDIR)/outputs) $(BIN)/python -m workflow.publish.subsets
 
 lock: .venv/.ok ## requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

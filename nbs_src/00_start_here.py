@@ -64,7 +64,7 @@ sheet.save_figure(fig, "start_data", "In-distribution images (first row) and OOD
 # %% [markdown]
 r"""
 ## The bias
-Left: a flow trained by maximum likelihood alone, eq. (2). A set to the right of the dashed line, the median of the images it was trained for, is *more* likely to this flow than those. Right: the same flow, trained with the outliers of the next section. Boxes are quartiles, whiskers 5 to 95 %; an arrow at the left edge: the set goes on there. Here and in the table below stand all the sets that the flows were tested on, also those without a picture above.
+Left: a flow trained by maximum likelihood alone, eq. (2). A set to the right of the dashed line, the median of the images it was trained for, is *more* likely to this flow than those. Right: the same flow, trained with the outliers of the next section. Boxes are quartiles, whiskers 5 to 95 %. An arrow says that a set goes on beyond the left edge. All sets that the flows were tested on are shown, also those without a picture above.
 """
 
 # %%
@@ -122,7 +122,7 @@ figures.show_source(objective.loss_total)
 # %% [markdown]
 r"""
 ## What it does
-AUROC in percent (50 is chance, below 50 the detector is misled), with 95 % intervals. `pz` is the paper's score, eq. (4); `px` is the full density. The last row uses no flow at all.
+AUROC in percent (50 is chance), with 95 % intervals over test draws, since these are two flows of one seed. A detector is *misled* where the whole interval lies below 50. `pz` is the paper's score, eq. (4); `px` is the full density. The last row uses no flow at all.
 """
 
 # %%
@@ -136,26 +136,28 @@ sheet.save_table(table, "start_auroc", "AUROC without and with the correction", 
 figures.show_table(table, f"ID = {datasets.LABELS.get(P.id, P.id)}")
 
 # %%
-value = frame.pivot_table(index=["score", "ood"], columns="method", values="value", sort=False)
+cell = frame.set_index(["score", "ood", "method"])[["value", "high"]]
 
 
-def judged(auroc):
-    return f"{auroc:.1f}" + (" (misled)" if auroc < 50 else "")
+def judged(score, ood, method):
+    value, high = cell.loc[(score, ood, method)]
+    return f"{value:.1f}" + (" (misled)" if high < 50 else "")
 
 
 for score, words in {"pz": "the paper's score, eq. (4)", "px": "the full density"}.items():
     print(f"By {score}, {words}:")
-    for ood, row in value.loc[score].iterrows():
-        print(f"  {ood}: maximum likelihood {judged(row['MLE'])}, corrected {judged(row['CCM+Gaussian'])}")
+    for ood in frame.ood.unique():
+        before, after = (judged(score, ood, method) for method in ("MLE", "CCM+Gaussian"))
+        print(f"  {ood}: maximum likelihood {before}, corrected {after}")
 
 # %% [markdown]
 r"""
 ## What holds
-The paper's claims, each judged by what the runs of this profile measured; `05_scoreboard` has the effects and `FINDINGS.md` the reasons. *Holds* means that every part of the claim has the claimed sign in every seed.
+The paper's claims, each judged by what the runs of this profile measured; `05_scoreboard` has the effects and `FINDINGS.md` the reasons. A part of a claim holds where its 95 % interval lies above zero.
 """
 
 # %%
-verdicts = claims.evaluate(P.profile)[["section", "sentence", "verdict"]]
+verdicts = claims.evaluate(P.profile)[["section", "sentence", "verdict", "parts"]]
 sheet.save_table(verdicts, "start_claims", "The paper's claims with the verdicts of this profile's runs")
 figures.show_table(verdicts.set_index("section"), "Claims of the paper under this profile", "{}")
 print(verdicts.verdict.value_counts().to_dict())

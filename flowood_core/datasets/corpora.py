@@ -22,6 +22,7 @@ import numpy as np
 from filelock import FileLock
 
 from flowood_core.datasets import MissingData, download, readers, registry
+from flowood_core.notebook import labels as printed_names
 from flowood_core.system import paths
 from flowood_core.system.files import write_atomically
 
@@ -42,17 +43,7 @@ FILES = {  # corpus: split: prepared file below text/
     "wikitext2": {"test": "wikitext2_test"},
 }
 
-LABELS = {
-    "stdlib_docs": "standard library",
-    "help_pages": "help pages",
-    "numpy_docs": "NumPy",
-    "licences": "licences",
-    "imdb": "IMDb",
-    "movie_reviews": "Movie Reviews",
-    "ag_news": "AG News",
-    "sst2": "SST-2",
-    "wikitext2": "WikiText-2",
-}
+LABELS = printed_names.names(printed_names.CORPORA)
 
 MIN_WORDS = 30  # of an embedded paragraph
 

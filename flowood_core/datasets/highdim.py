@@ -29,6 +29,7 @@ from flowood_core.datasets import ImageSet, MissingData, decode, download, regis
 from flowood_core.datasets.highdim_archives import MVTEC, PLACES, READERS, SUFFIXES
 from flowood_core.datasets.readers import BadArchive
 from flowood_core.datasets.registry import DataFile, DataSet
+from flowood_core.notebook import labels
 from flowood_core.system import paths
 from flowood_core.system.files import write_atomically
 
@@ -119,10 +120,7 @@ SETS: dict[str, DataSet] = {
 }
 
 LABELS = {
-    "chest_xray": "Chest X-ray",
-    "realblur": "RealBlur",
-    "koniq10k": "KonIQ-10k",
-    "magnetic_tile": "magnetic tiles (not MVTec-AD)",
+    **labels.names(labels.PICTURES),
     **{f"mvtec_{c}": f"MVTec-AD {c.replace('_', ' ')}" for c in MVTEC},
     **datasets.LABELS,
 }

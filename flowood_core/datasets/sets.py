@@ -11,28 +11,17 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from flowood_core.complexity import codec_versions, image_complexity
+from flowood_core.notebook import labels
 from flowood_core.system import paths
 from flowood_core.system.files import write_atomically
 
 __all__ = ["LABELS", "NOT_SHOWN", "ImageSet", "MissingData", "complexity_of", "digest"]
 
-LABELS = {
-    "photo": "photo crops",
-    "enlarged": "enlarged crops",
-    "smooth": "smooth crops",
-    "digits": "digits",
-    "aliased": "aliased crops",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "svhn": "SVHN",
-    "lsun": "LSUN",
-    "isun": "iSUN",
-    "celeba": "CelebA",
-    "scenes_tinyimagenet": "scenes (Tiny-ImageNet, not LSUN)",
-    "faces_rmfd": "faces (RMFD, not CelebA)",
-}
+LABELS = labels.names(labels.IMAGES)
 
-NOT_SHOWN = frozenset({"faces_rmfd"})  # identifiable people: numbers may be published, pictures never
+NOT_SHOWN = frozenset(
+    {"faces_rmfd", "celeba"}
+)  # identifiable people: numbers may be published, pictures never
 
 
 class MissingData(FileNotFoundError):

@@ -4,18 +4,21 @@ The grid's table `choices` holds the runs (`DECISIONS.md` the codes); two choice
 """
 
 import dataclasses
-import functools
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
-from flowood_core import datasets, metrics, runs
+from flowood_core import datasets, intervals, runs
+from flowood_core.evidence import tables
+from flowood_core.intervals import Sample
 from flowood_core.outliers.image import METHOD_LABELS
 from flowood_core.runs import grid
 
-__all__ = ["Choice", "describe", "effects"]
+__all__ = ["Choice", "describe", "effects", "over_seeds"]
 
 TRAINED = "table_2"  # its rows are the bases
+Finished = Callable[[str, str], list[runs.Run]]  # profile, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,64 +66,84 @@ def describe(spec: runs.Spec, base: runs.Spec, d: int) -> Choice:
     return found
 
 
-def effects(profile: str) -> pd.DataFrame:
-    """AUROC of each choice minus that of ours, seed by seed; only runs that are there.
+def effects(profile: str, finished: Finished = grid.finished) -> pd.DataFrame:
+    """AUROC of each choice minus that of ours, seed by seed on the same images; only runs that are there.
 
     Returns:
-        Columns code, choice, of (the row of Table 2 that it changes), ood, seed, base, auroc, difference (percent
-        and percent points), bpd (bits per dimension of ID test images, minus the base's).
+        Columns code, choice, of (the row of Table 2 that it changes), score (pz, px), ood, seed, base, auroc,
+        difference (percent and percent points), bpd (bits per dimension of ID test images, minus the base's) and
+        gain, the difference as an `intervals.Sample`. A choice of the score has one score: its own.
     """
-    if not {"choices", TRAINED} <= set(grid.tables(profile)):
-        return pd.DataFrame(columns=_COLUMNS)
-    bases = {(s.id, s.method, s.seed): s for s in grid.rows(profile, TRAINED)}
+    bases = {(r.spec.id, r.spec.method, r.spec.seed): r for r in finished(profile, TRAINED)}
     rows = []
-    for spec in grid.rows(profile, "choices"):
-        base = bases.get((spec.id, spec.method, spec.seed))
-        if base is None or not (_done(spec) and _done(base)):
+    for theirs in finished(profile, "choices"):
+        spec = theirs.spec
+        ours = bases.get((spec.id, spec.method, spec.seed))
+        if ours is None:
             continue
-        ours, theirs = (runs.run_or_load(s, train_missing=False) for s in (base, spec))
-        choice = describe(spec, base, ours.metrics["d"])
+        choice = describe(spec, ours.spec, ours.metrics["d"])
         bpd = theirs.metrics["id"]["bpd"] - ours.metrics["id"]["bpd"]
-        for ood in spec.ood:
-            both = [100 * run.metrics["ood"][ood]["pz"]["auroc"][0] for run in (ours, theirs)]
-            rows.append(_row(choice, spec, ood, *both, bpd))
-    touched = {(s.id, s.seed) for s in grid.rows(profile, "choices")}
-    for (id_, method, seed), base in bases.items():
-        if method == "ccm_gaussian" and (id_, seed) in touched and _done(base):
-            rows += _of_the_score(runs.run_or_load(base, train_missing=False))
+        for ood in theirs.metrics["ood"]:
+            for score in ("pz", "px"):
+                both = [tables.sample(run, ood, score) for run in (ours, theirs)]
+                rows.append(_row(choice, spec, METHOD_LABELS[spec.method], score, ood, both, bpd))
+    if "choices" in grid.tables(profile):
+        wanted = {(s.id, s.seed) for s in grid.rows(profile, "choices")}
+        for (id_, method, seed), base in bases.items():
+            if method == "ccm_gaussian" and (id_, seed) in wanted:
+                rows += _of_the_score(base)
     found = pd.DataFrame(rows, columns=_COLUMNS)
     return found.sort_values("code", key=lambda codes: codes.str[1:].astype(int), kind="stable")
 
 
-_COLUMNS = ["code", "choice", "of", "ood", "seed", "base", "auroc", "difference", "bpd"]
+def over_seeds(found: pd.DataFrame) -> pd.DataFrame:
+    """What each choice gains, over seeds and test draws.
+
+    Args:
+        found: what `effects` returned.
+    Returns:
+        Columns code, choice, of, score, ood, effect (`intervals.Interval`, AUROC points), bpd (the same, bits per
+        dimension, over seeds alone).
+    """
+    keys = ["code", "choice", "of", "score", "ood"]
+    rows = []
+    for key, group in found.groupby(keys, sort=False):
+        effect = intervals.over(group["gain"], bounds=(-100, 100))
+        bpd = intervals.over([Sample(v) for v in group["bpd"]])
+        rows.append(dict(zip(keys, key, strict=True)) | {"effect": effect, "bpd": bpd})
+    return pd.DataFrame(rows, columns=[*keys, "effect", "bpd"])
+
+
+_COLUMNS = [
+    "code", "choice", "of", "score", "ood", "seed", "base", "auroc", "difference", "bpd", "gain",
+]  # fmt: skip
 
 
 def _of_the_score(run: runs.Run) -> list[tuple]:
     """A2 and A4: another score of the same flow."""
+    a2 = Choice("A2", "-log p(x) instead of -log p(z)")
+    a4 = Choice("A4", "eq. (5): nats a sample less bits a dimension")
+    of = METHOD_LABELS[run.spec.method]
     rows = []
-
-    @functools.cache
-    def scores(name: str) -> dict[str, np.ndarray]:
-        # eq. (5) as it is printed, with nats per sample and bits per dimension
-        as_printed = run.scores(name)["pz"] - run.arrays[name]["complexity"]
-        return run.scores(name) | {"as printed": as_printed}
-
-    for choice, base, other in (
-        (Choice("A2", "-log p(x) instead of -log p(z)"), "pz", "px"),
-        (Choice("A4", "eq. (5): nats a sample less bits a dimension"), "pz_comp", "as printed"),
-    ):
-        for ood in run.spec.ood:
-            both = [100 * metrics.auroc(scores(run.spec.id)[k], scores(ood)[k]) for k in (base, other)]
-            rows.append(_row(choice, run.spec, ood, *both, 0.0, "+Complexity" * (base == "pz_comp")))
+    for ood in run.metrics["ood"]:
+        both = [tables.sample(run, ood, score) for score in ("pz", "px")]
+        rows.append(_row(a2, run.spec, of, "pz", ood, both, 0.0))
+    for ood in run.metrics["ood"]:
+        both = [tables.sample(run, ood, "pz_comp"), _as_printed(run, ood)]
+        rows.append(_row(a4, run.spec, f"{of}+Complexity", "pz", ood, both, 0.0))
     return rows
 
 
+def _as_printed(run: runs.Run, ood: str) -> Sample:
+    """AUROC by eq. (5) as it is printed, with nats per sample and bits per dimension, in percent."""
+    found = [run.scores(n)["pz"] - run.arrays[n]["complexity"] for n in (run.spec.id, ood)]
+    drawn = (intervals.of(n, v) for n, v in zip((run.spec.id, ood), found, strict=True))
+    return intervals.auroc(*found, *drawn) * 100
+
+
 def _row(
-    choice: Choice, spec: runs.Spec, ood: str, base: float, auroc: float, bpd: float, more: str = ""
+    choice: Choice, spec: runs.Spec, of: str, score: str, ood: str, both: list[Sample], bpd: float
 ) -> tuple:
-    of = METHOD_LABELS[spec.method] + more
-    return choice.code, choice.text, of, ood, spec.seed, base, auroc, auroc - base, bpd
-
-
-def _done(spec: runs.Spec) -> bool:
-    return (spec.folder / "metrics.json").is_file()
+    base, other = both
+    values = base.value, other.value, other.value - base.value
+    return choice.code, choice.text, of, score, ood, spec.seed, *values, bpd, other - base

@@ -1,15 +1,83 @@
-"""Tables as joins: what runs measured beside what the paper prints. No number of ours is typed anywhere."""
+"""Tables as joins: what runs measured beside what the paper prints. No number of ours is typed anywhere.
 
-from collections.abc import Iterable, Sequence
+`[a, b]` is one thing everywhere: 95 % over training seeds and test draws (`flowood_core.intervals`).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from flowood_core import metrics
+from flowood_core import intervals
+from flowood_core.intervals import Interval, Sample
 from flowood_core.runs import Run
 from flowood_core.system import paths
 
-__all__ = ["beside", "collect", "over_base", "over_seeds", "paper_vs_ours", "printed", "verdict", "wide"]
+__all__ = [
+    "WIDE",
+    "Measured",
+    "absent",
+    "beside",
+    "collect",
+    "over_base",
+    "over_seeds",
+    "paper_vs_ours",
+    "printed",
+    "sample",
+    "verdict",
+    "wide",
+]
+
+WIDE = 5.0  # half-width of an interval, percent points, above which nothing can be told
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """One metric of one run; its redraws are made when somebody asks, once."""
+
+    run: Run
+    ood: str
+    score: str
+    metric: str
+
+    @property
+    def sample(self) -> Sample:
+        """In percent, with its redraws; see `intervals`."""
+        stamp = (self.run.folder / "scores.npz").stat().st_mtime_ns
+        return _redrawn(_Key(self.run, self.ood, self.score, self.metric, stamp))
+
+
+def sample(run: Run, ood: str, score: str = "pz", metric: str = "auroc") -> Sample:
+    """A metric of a run against one test set, percent, with its redraws."""
+    return Measured(run, ood, score, metric).sample
+
+
+@dataclasses.dataclass(frozen=True)
+class _Key:
+    """What names a measurement: the run by its folder, not by its object."""
+
+    run: Run = dataclasses.field(compare=False)
+    ood: str
+    score: str
+    metric: str
+    stamp: int
+    folder: Path = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", self.run.folder)
+
+
+@functools.lru_cache(maxsize=8192)
+def _redrawn(key: _Key) -> Sample:
+    run = key.run
+    id_, ood = (run.scores(name)[key.score] for name in (run.spec.id, key.ood))
+    drawn = (intervals.of(name, v) for name, v in ((run.spec.id, id_), (key.ood, ood)))
+    found = intervals.metric(key.metric, id_, ood, *drawn) * 100
+    return Sample(found.value, found.redraws.astype(np.float32))
 
 
 def collect(runs: Iterable[Run]) -> pd.DataFrame:
@@ -17,7 +85,8 @@ def collect(runs: Iterable[Run]) -> pd.DataFrame:
 
     Returns:
         Columns id, method, seed, ood, score (pz, px, pz_comp, px_comp, comp_only), metric, value, low, high
-        (percent, 95 % interval over test draws), n_id, n_ood, run_id.
+        (percent, 95 % interval over test draws), n_id, n_ood, run_id, and measured (`Measured`), which stays behind
+        where a frame is saved.
     """
     rows = []
     for run in runs:
@@ -27,54 +96,73 @@ def collect(runs: Iterable[Run]) -> pd.DataFrame:
                 counts = {"n_id": values["n_id"], "n_ood": values["n_ood"]}
                 for metric, (value, low, high) in ((m, v) for m, v in values.items() if isinstance(v, list)):
                     percent = {"value": 100 * value, "low": 100 * low, "high": 100 * high}
-                    rows.append(key | {"ood": ood, "score": score, "metric": metric} | percent | counts)
+                    named = {"ood": ood, "score": score, "metric": metric}
+                    measured = {"measured": Measured(run, ood, score, metric)}
+                    rows.append(key | named | percent | counts | measured)
     return pd.DataFrame(rows)
 
 
 def over_seeds(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Mean over seeds: with two or more seeds Student's interval over seeds, with one the bootstrap's.
+    """Mean over seeds with the interval over seeds and test draws (`intervals.over`), ending at 0 and 100.
 
-    A score that no seed enters, complexity alone, has the bootstrap's too: seeds say nothing of how sure it is.
-
-    Values are percent; an interval ends at 0 and 100, beyond which no rate lies.
+    Rows without `measured` (values of a notebook's own making) enter over seeds alone; one such row keeps the
+    interval it has. A score that no seed enters, complexity alone, has test draws alone: seeds say nothing of it.
 
     Returns:
-        One row per key: value, low, high, n_seeds, interval ("seeds" or "test draws").
+        One row per key: value, low, high, n_seeds, interval (what it is over: `Interval.kind`), lowest, highest
+        (seed).
     """
     rows = []
     for key, group in frame.groupby(list(keys), sort=False):
-        if group["value"].nunique() > 1:
-            estimate, kind = metrics.seeds_interval(group["value"].to_numpy()), "seeds"
-        else:
-            only = group.iloc[0]
-            estimate, kind = metrics.Estimate(only["value"], only["low"], only["high"]), "test draws"
-        low, high = np.clip([estimate.low, estimate.high], 0, 100)
-        values = {"value": estimate.value, "low": low, "high": high}
-        rows.append(dict(zip(keys, key, strict=True)) | values | {"n_seeds": len(group), "interval": kind})
+        names = dict(zip(keys, key, strict=True))
+        rows.append(names | _columns(_over(group)) | {"n_seeds": len(group)})
     return pd.DataFrame(rows)
 
 
+def _over(group: pd.DataFrame) -> Interval:
+    if "measured" in group:
+        samples = [m.sample for m in group["measured"]]
+        return intervals.over(samples[:1] if group["value"].nunique() == 1 else samples, bounds=(0, 100))
+    if group["value"].nunique() > 1:
+        return intervals.over([Sample(v) for v in group["value"]], bounds=(0, 100))
+    only = group.iloc[0]
+    return Interval(only["value"], only["low"], only["high"], (only["value"],))
+
+
+def _columns(e: Interval) -> dict[str, Any]:
+    ends = {"value": e.value, "low": e.low, "high": e.high, "interval": e.kind}
+    return ends | {"lowest": min(e.seeds), "highest": max(e.seeds)}
+
+
 def over_base(long: pd.DataFrame, keys: Sequence[str], base: str = "mle") -> pd.DataFrame:
-    """Each method minus the base of the same seed, so that what a seed does to both cancels.
+    """Each method minus the base of the same seed on the same images, so that what these do to both cancels.
 
     Args:
         long: from `collect`, one metric; further columns as wanted.
         keys: columns that stay apart, beside method and seed; a seed that has no base is left out.
         base: the method that is subtracted.
     Returns:
-        Columns of `keys`, method, value, low, high (Student's interval over seeds; nan for one seed), n_seeds.
+        Columns of `keys`, method, value, low, high (over seeds and test draws), n_seeds, interval, lowest, highest.
     """
-    table = long.pivot_table(index=[*keys, "seed"], columns="method", values="value", sort=False)
-    gains = table.drop(columns=base).sub(table[base], axis=0)
+    cells = {key: group for key, group in long.groupby([*keys, "method"], sort=False)}
     rows = []
-    for key, of in gains.groupby(list(keys), sort=False):
-        for method, values in of.items():
-            values = values.dropna().to_numpy()
-            if len(values):
-                one = len(values) == 1
-                e = metrics.Estimate(values[0], np.nan, np.nan) if one else metrics.seeds_interval(values)
-                rows.append((*key, method, e.value, e.low, e.high, len(values)))
-    return pd.DataFrame(rows, columns=[*keys, "method", "value", "low", "high", "n_seeds"])
+    for (*place, method), group in cells.items():
+        before = cells.get((*place, base))
+        if method == base or before is None:
+            continue
+        both = _by_seed(group), _by_seed(before)
+        gains = [both[0][seed] - both[1][seed] for seed in both[0] if seed in both[1]]
+        if gains:
+            named = dict(zip(keys, place, strict=True)) | {"method": method}
+            rows.append(named | _columns(intervals.over(gains)) | {"n_seeds": len(gains)})
+    columns = [*keys, "method", "value", "low", "high", "n_seeds", "interval", "lowest", "highest"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _by_seed(group: pd.DataFrame) -> dict[int, Sample]:
+    if "measured" in group:
+        return {seed: m.sample for seed, m in zip(group["seed"], group["measured"], strict=True)}
+    return {seed: Sample(v) for seed, v in zip(group["seed"], group["value"], strict=True)}
 
 
 def wide(frame: pd.DataFrame, rows: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
@@ -102,7 +190,14 @@ def printed(table: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def paper_vs_ours(paper: pd.DataFrame, ours: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+def paper_vs_ours(
+    paper: pd.DataFrame,
+    ours: pd.DataFrame,
+    keys: Sequence[str],
+    *,
+    setting: str = "",
+    absent: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """The printed cells with ours beside them: paper, ours, low, high, n_seeds, difference, verdict.
 
     Every printed cell keeps its row; a cell that nobody ran says so.
@@ -110,19 +205,29 @@ def paper_vs_ours(paper: pd.DataFrame, ours: pd.DataFrame, keys: Sequence[str]) 
     Args:
         paper: from `printed`, with a column "paper".
         ours: from `over_seeds`, with value, low, high, n_seeds.
-        keys: columns both share and that name a cell; "metric" tells fpr95, where less is better.
+        keys: columns both share and that name a cell.
+        setting: what makes ours no measurement of the printed row, such as "other backbone"; it is the verdict then.
+        absent: why a test set (column "ood") has no number, where the rows of the table were run.
     """
     joined = paper.merge(ours, on=list(keys), how="left", validate="one_to_one")
     joined["difference"] = joined["value"] - joined["paper"]
-    better = joined["metric"].ne("fpr95") if "metric" in joined else pd.Series(True, index=joined.index)
-    joined["verdict"] = [
-        verdict(p, v, low, high, bool(up))
-        for p, v, low, high, up in zip(
-            joined["paper"], joined["value"], joined["low"], joined["high"], better, strict=True
-        )
-    ]
+    cells = joined[["paper", "value", "low", "high"]].itertuples(index=False, name=None)
+    judged = [verdict(*cell) for cell in cells]
+    if setting:
+        judged = [word if word == "not run" else setting for word in judged]
+    if absent and "ood" in joined:
+        judged = [
+            absent.get(ood, word) if word == "not run" else word
+            for ood, word in zip(joined["ood"], judged, strict=True)
+        ]
+    joined["verdict"] = judged
     kept = [*keys, "paper", "value", "low", "high", "n_seeds", "difference", "verdict"]
     return joined[kept].rename(columns={"value": "ours"})
+
+
+def absent(runs: Iterable[Run]) -> dict[str, str]:
+    """Test sets on which trained runs are not scored yet, with the words that say so in a table."""
+    return {name: "trained, not scored on it yet" for run in runs for name in run.absent}
 
 
 def beside(joined: pd.DataFrame, rows: Sequence[str], column: str) -> pd.DataFrame:
@@ -144,22 +249,22 @@ def beside(joined: pd.DataFrame, rows: Sequence[str], column: str) -> pd.DataFra
     return table.loc[order if len(rows) > 1 else [key[0] for key in order]]
 
 
-def verdict(paper: float, ours: float, low: float, high: float, higher_is_better: bool = True) -> str:
-    """One word for a cell, in percent points.
+def verdict(paper: float, ours: float, low: float, high: float) -> str:
+    """One word for a cell, in percent points, and none of praise: a stronger baseline is no success.
 
-    not run: no value of ours. reproduced: within one point, or within five and in our interval. undecided: in
-    our interval, but that is too wide to say more. exceeded: better by more. partly: worse by at most five points.
-    not: worse than that.
+    not run: no value of ours. higher, lower: the printed number lies outside our interval, by more than one point from
+    our value; ours is the higher or lower one. agrees: it lies in the interval, whose half-width is at most `WIDE`, or
+    within one point. cannot tell: it lies in an interval wider than that, or there is no interval.
     """
     if not np.isfinite(ours):
         return "not run"
-    gain = (ours - paper) if higher_is_better else (paper - ours)
-    covered = np.isfinite(low) and low <= paper <= high
-    if abs(gain) <= 1 or covered:
-        return "reproduced" if abs(gain) <= 5 else "undecided"
-    if gain > 0:
-        return "exceeded"
-    return "partly" if gain >= -5 else "not"
+    if not np.isfinite(low):
+        return "cannot tell"
+    if low <= paper <= high:
+        return "agrees" if (high - low) / 2 <= WIDE else "cannot tell"
+    if abs(ours - paper) <= 1:
+        return "agrees"
+    return "higher" if ours > paper else "lower"
 
 
 def _cell(value: float, low: float, high: float) -> str:

@@ -1,17 +1,10 @@
-"""What a notebook shows and leaves behind: figures, tables, sources of functions, and a note of how it was made.
+"""Figures: arrays and an axis in, the axis out.
 
-The only room that knows matplotlib. A figure function draws: arrays and an axis in, the axis out.
+The only room that knows matplotlib. `sheet` has what a notebook shows and leaves beside them, offered here too.
 """
 
-import html
-import inspect
-import io
 import itertools
-import json
-import textwrap
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -22,10 +15,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flowood_core.system import paths
-from flowood_core.system.files import write_atomically
+from flowood_core.notebook import labels
+from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
+from flowood_core.notebook.sheet import LABELS, Sheet, show_source, show_table
 
 __all__ = [
+    "LABELS",
     "METHOD_COLOURS",
     "SET_COLOURS",
     "Sheet",
@@ -46,32 +41,21 @@ __all__ = [
     "draw_histograms",
     "draw_likelihoods",
     "draw_score",
+    "draw_signs",
     "figure",
+    "heat_bar",
+    "heat_ends",
     "heat_over",
     "legend_below",
     "second_axis",
     "show_figure",
     "show_source",
+    "show_table",
     "start",
 ]
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; ID is always blue
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#222222",
-)  # fmt: skip
-METHOD_COLOURS = {"mle": BLACK, "ro": PURPLE, "gaussian": SKY, "ccm": ORANGE, "ccm_gaussian": GREEN}
-SET_COLOURS = {
-    "photo": BLUE, "cifar10": BLUE, "cifar100": SKY,
-    "digits": ORANGE, "svhn": ORANGE,
-    "smooth": PURPLE, "lsun": PURPLE, "scenes_tinyimagenet": PURPLE,
-    "enlarged": GREEN, "celeba": GREEN, "faces_rmfd": GREEN,
-    "aliased": RED, "isun": RED,
-}  # fmt: skip
-LABELS = {
-    "smoke": "smoke profile: a test of the machinery, no number means anything",
-    "quick": "quick profile: embedded data, not comparable with the paper's numbers",
-    "sample": "sample profile: real subsets and few epochs, not the paper's training",
-}
+METHOD_COLOURS = {id_: label.colour for id_, label in labels.METHODS.items()}
+SET_COLOURS = {id_: label.colour for id_, label in labels.IMAGES.items()}
 SIZES = {"single": (4.6, 3.2), "wide": (9.2, 3.2), "tall": (9.2, 6.0), "square": (4.2, 4.2)}
 
 
@@ -94,104 +78,6 @@ def use_style() -> None:
         {"figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "axes.spines.top": False,
          "axes.spines.right": False, "axes.titlesize": "medium", "grid.linewidth": 0.5, "legend.frameon": False}
     )  # fmt: skip
-
-
-class Sheet:
-    """What one execution of a notebook leaves: figures, tables, and a manifest written last.
-
-    The folder is ``outputs/<profile>/``; the manifest ``notebooks/<notebook>.json`` names every artefact and
-    is what a grid waits for.
-    """
-
-    def __init__(self, notebook: str, params: dict[str, Any], label: str | None = None):
-        self.notebook, self.params, self._label = notebook, params, label
-        self.folder = paths.profile_dir(params["profile"])
-        self.began = time.monotonic()
-        self.artefacts: list[str] = []
-        self.captions: dict[str, str] = {}
-
-    @property
-    def label(self) -> str:
-        """What has to stand beside every number that is not the paper's setting."""
-        profile = self.params["profile"]
-        return self._label or LABELS.get(profile, f"{profile} profile")
-
-    def save_figure(self, fig: Figure, name: str, caption: str = "", *, label: str | None = None) -> None:
-        """Save as PNG and PDF under ``figures/``, byte-stable, and leave it displayed.
-
-        `label` replaces that of the sheet below this figure; "" where no number depends on a training.
-        """
-        label = self.label if label is None else label
-        fig.text(0.995, -0.01, label, ha="right", va="top", fontsize=6, color="0.45")
-        for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
-            path = self._path("figures", name + suffix)
-            buffer = io.BytesIO()
-            fig.savefig(buffer, format=suffix[1:], metadata=metadata)
-            write_atomically(path, buffer.getvalue())
-            if suffix == ".png":
-                self._note(path, caption)
-
-    def save_table(self, frame: pd.DataFrame, name: str, caption: str = "", index: bool = False) -> None:
-        """Save as CSV under ``tables/``."""
-        path = self._path("tables", f"{name}.csv")
-        text = frame.to_csv(index=index, float_format="%.6g", lineterminator="\n")
-        write_atomically(path, text.encode())
-        self._note(path, caption)
-
-    def finish(self, **facts: Any) -> None:
-        """Write the manifest: parameters, artefacts with captions, seconds, and what the notebook adds."""
-        manifest = {
-            "notebook": self.notebook,
-            "params": self.params,
-            "artefacts": self.artefacts,
-            "captions": self.captions,
-            "seconds": round(time.monotonic() - self.began, 1),
-            **facts,
-        }
-        path = self._path("notebooks", f"{self.notebook}.json")
-        write_atomically(path, json.dumps(manifest, indent=1, default=str).encode())
-        print(f"{len(self.artefacts)} artefacts below {self.folder}, {manifest['seconds']} s:")
-        for name in self.artefacts:
-            print(" ", name)
-
-    def _note(self, path: Path, caption: str) -> None:
-        name = path.relative_to(self.folder).as_posix()
-        if name not in self.artefacts:
-            self.artefacts.append(name)
-        self.captions[name] = caption
-
-    def _path(self, kind: str, name: str) -> Path:
-        folder = self.folder / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / name
-
-
-def show_source(function: Callable[..., Any], *, doc: bool = False) -> None:
-    """Show the code of a function in the page, instead of restating it; the docstring stays out unless asked."""
-    from IPython.display import Markdown, display
-
-    source = textwrap.dedent(inspect.getsource(function))
-    if not doc and function.__doc__:
-        head, _, rest = source.partition('"""')
-        _, _, body = rest.partition('"""')
-        source = head.rstrip() + body if head.strip().endswith(":") else source
-    display(Markdown(f"```python\n{source.strip()}\n```"))
-
-
-def show_table(frame: pd.DataFrame, caption: str = "", formats: Mapping[str, str] | str = "{:.1f}") -> None:
-    """Show a frame with numbers formatted and missing cells as an en dash."""
-    from IPython.display import HTML, display
-
-    if isinstance(formats, str):
-        one = formats
-        # text cells stay as they are: a table may mix numbers with "83.2 [80.1, 86.0]"
-        shown: Any = lambda v: v if isinstance(v, str) else one.format(v)  # noqa: E731
-    else:
-        shown = dict(formats)
-    styler = frame.style.format(shown, na_rep="–").set_table_attributes('class="flowood"')
-    if caption:
-        styler = styler.set_caption(html.escape(caption))
-    display(HTML(styler.to_html()))
 
 
 def figure(
@@ -246,21 +132,38 @@ def draw_gallery(axes: Sequence[Axes], rows: Mapping[str, Any]) -> None:
         line[0].set_ylabel(label, rotation=0, ha="right", va="center")
 
 
-def heat_over(images: Any, maps: Any, share: float = 0.6) -> np.ndarray:
+def heat_over(
+    images: Any, maps: Any, share: float = 0.6, ends: tuple[float, float] | None = None
+) -> np.ndarray:
     """Anomaly maps laid over their images, as pictures for `draw_gallery`; one colour scale for all of them.
 
     Args:
         images: uint8 (n, 3, h, w).
         maps: floats (n, h, w), higher is more OOD.
         share: of the colour against the picture.
+        ends: of the scale, such as `heat_ends` of the maps of several rows; those of these maps where omitted.
     Returns:
         uint8 (n, 3, h, w).
     """
     values = np.asarray(maps, np.float64)
-    low, high = values.min(), values.max()
-    colours = mpl.colormaps["inferno"]((values - low) / (high - low if high > low else 1.0))[..., :3]
+    low, high = heat_ends([values]) if ends is None else ends
+    shown = np.clip((values - low) / (high - low if high > low else 1.0), 0, 1)
+    colours = mpl.colormaps["inferno"](shown)[..., :3]
     mixed = share * 255 * colours.transpose(0, 3, 1, 2) + (1 - share) * np.asarray(images)
     return mixed.round().astype(np.uint8)
+
+
+def heat_ends(maps: Iterable[Any], quantiles: tuple[float, float] = (0.01, 0.99)) -> tuple[float, float]:
+    """Ends of one colour scale for several anomaly maps; single elements do not set them."""
+    values = np.concatenate([np.asarray(m, np.float64).ravel() for m in maps])
+    low, high = np.quantile(values, quantiles)
+    return float(low), float(high)
+
+
+def heat_bar(fig: Figure, axes: Any, ends: tuple[float, float], *, label: str) -> None:
+    """The colour bar of `heat_over` beside its pictures."""
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(*ends), "inferno")
+    fig.colorbar(scale, ax=axes, label=label, shrink=0.7, extend="both")
 
 
 def draw_likelihoods(
@@ -462,6 +365,27 @@ def draw_counts(ax: Axes, counts: pd.Series) -> Axes:
     return ax
 
 
+def draw_signs(ax: Axes, parts: pd.DataFrame, *, row: str, sign: str) -> Axes:
+    """One bar per row of the frame's `row`: how many parts are against (left), open (grey) and hold (right).
+
+    Args:
+        parts: one row per part; `sign` is -1, 0 or 1.
+    """
+    names = list(dict.fromkeys(parts[row]))
+    counts = pd.crosstab(parts[row], parts[sign]).reindex(index=names, columns=[-1, 0, 1], fill_value=0)
+    rows = np.arange(len(names))
+    ax.barh(rows, -counts[-1], height=0.6, color=ORANGE, label="against")
+    ax.barh(rows, counts[1], height=0.6, color=BLUE, label="holds")
+    ax.barh(rows, counts[0], left=counts[1], height=0.6, color="0.85", label="open: the interval holds zero")
+    ax.axvline(0, color="0.3", lw=0.8)
+    ax.set(yticks=rows, yticklabels=names, xlabel="parts of the claim", ylim=(len(names) - 0.5, -0.5))
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    ax.xaxis.set_major_formatter(lambda v, _: f"{abs(v):.0f}")
+    ax.grid(axis="y", visible=False)
+    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
+    return ax
+
+
 def draw_differences(
     ax: Axes, frame: pd.DataFrame, *, row: str, value: str = "difference", colour: str = BLUE
 ) -> Axes:
@@ -479,9 +403,9 @@ def draw_differences(
 
 
 def draw_heat(ax: Axes, frame: pd.DataFrame, *, label: str) -> Axes:
-    """A table of percents as colours, with the numbers in the cells; empty cells stay white."""
+    """A table of AUROCs as colours, white at chance, with the numbers in the cells; empty cells stay blank."""
     sns.heatmap(
-        frame, ax=ax, annot=True, fmt=".1f", cmap="cividis", vmin=40, vmax=100, linewidths=1,
+        frame, ax=ax, annot=True, fmt=".0f", cmap="PuOr_r", center=50, vmin=0, vmax=100, linewidths=1,
         cbar_kws={"label": label}, annot_kws={"size": 8},
     )  # fmt: skip
     ax.set(xlabel="", ylabel="")
@@ -536,8 +460,8 @@ def draw_boxes(
 ) -> Axes:
     """One horizontal box per set (median, quartiles, 5 to 95 %); the first set's median goes through all rows.
 
-    The axis ends on the left four spreads (5 to 95 %) of the first set below it, so that a set pushed a hundred
-    times farther down does not flatten the others; an arrow stands where a box or its whisker goes on.
+    The axis ends on the left one and a half spreads (5 to 95 %) of the first set below it, so that a set pushed a
+    hundred times farther down does not flatten the others; an arrow stands where a box or its whisker goes on.
     """
     names = list(values)
     boxes = ax.boxplot(
@@ -549,7 +473,7 @@ def draw_boxes(
         box.set(facecolor=colour_of(name), edgecolor=colour_of(name))
     ax.axvline(float(np.median(values[names[0]])), color=colour_of(names[0]), lw=1, ls="--", zorder=0)
     low, high = np.quantile(np.asarray(values[names[0]]), (0.05, 0.95))
-    left, spread = low - 4 * (high - low), high - low
+    left, spread = low - 1.5 * (high - low), high - low
     if min(np.quantile(np.asarray(v), 0.05) for v in values.values()) < left:
         right = max(np.quantile(np.asarray(v), 0.95) for v in values.values())
         ax.set_xlim(left - 0.2 * spread, right + 0.3 * spread)

@@ -13,9 +13,10 @@ from typing import Any
 import pydantic
 
 from flowood_core.runs.kinds import KINDS, Kind, kind_of
+from flowood_core.runs.run import Run
 from flowood_core.system.profiles import preset
 
-__all__ = ["GridError", "by_run_id", "rows", "spec", "tables"]
+__all__ = ["GridError", "by_run_id", "finished", "rows", "spec", "tables"]
 
 
 class GridError(ValueError):
@@ -33,6 +34,13 @@ def rows(profile: str, table: str) -> list[Kind]:
     if table not in grid:
         raise GridError(f"profile {profile!r} has no grid for {table!r}; it has {', '.join(grid) or 'none'}")
     return [row for entry in _as_list(grid[table]) for row in _product(profile, dict(entry))]
+
+
+def finished(profile: str, table: str) -> list[Run]:
+    """The runs of one table that are done, in its order; none where the profile has no such table. Trains nothing."""
+    if table not in tables(profile):
+        return []
+    return [run for row in rows(profile, table) if (run := Run.read(row)) is not None]
 
 
 def _product(profile: str, entry: dict[str, Any]) -> list[Kind]:

@@ -20,7 +20,7 @@ MOVED = {
     },
     **{name: f"system.{name}" for name in ("files", "paths", "progress")},
     **{name: f"runs.{name}" for name in ("grid", "status")},
-    **{name: f"evidence.{name}" for name in ("book", "claims", "page", "tables")},
+    **{name: f"evidence.{name}" for name in ("claims", "tables")},
     "archives": "datasets.readers",
     "choices": "evidence.decisions",
     "feature_flows": "features.map_flows",

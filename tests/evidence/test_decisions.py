@@ -58,10 +58,17 @@ def test_effects_are_the_differences_of_runs_and_what_is_missing_stays_out(outpu
     (other,) = (runs.run_or_load(s) for s in grid.rows("smoke", "choices"))
     found = decisions.effects("smoke")
     assert list(dict.fromkeys(found.code)) == ["A2", "A4", "A14"]
-    row = found[(found.code == "A14") & (found.ood == "digits")].iloc[0]
+    assert set(found[found.code == "A14"].score) == {"pz", "px"} and set(found[found.code == "A2"].score) == {
+        "pz"
+    }
+    row = found[(found.code == "A14") & (found.ood == "digits") & (found.score == "pz")].iloc[0]
     auroc = [100 * run.metrics["ood"]["digits"]["pz"]["auroc"][0] for run in (ours, other)]
     assert row.difference == pytest.approx(auroc[1] - auroc[0]) and row.of == "CCM+Gaussian"
     assert row.bpd == pytest.approx(other.metrics["id"]["bpd"] - ours.metrics["id"]["bpd"])
+    effect = (
+        decisions.over_seeds(found).query("code == 'A14' and ood == 'digits' and score == 'pz'").effect.item()
+    )
+    assert effect.value == pytest.approx(row.difference) and effect.low <= effect.value <= effect.high
     score = found[(found.code == "A2") & (found.ood == "smooth")].iloc[0]
     px = metrics.auroc(ours.scores("photo")["px"], ours.scores("smooth")["px"])
     assert score.auroc == pytest.approx(100 * px) and score.bpd == 0

@@ -1,36 +1,48 @@
-"""Laws of the README's result table: it is what the committed runs say, and says what was not run."""
+"""Laws of the pages: they are what the committed runs say, and say what was not run."""
 
 import pytest
 
 from flowood_core import runs
+from flowood_core.evidence import tables
 from flowood_core.system import paths
+from workflow.publish import __main__ as publish
 from workflow.publish import results
+from workflow.publish.facts import Facts
 
 
-def test_the_readme_shows_what_the_committed_runs_say(monkeypatch):
-    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(paths.repo_root() / "outputs"))
-    readme = (paths.repo_root() / "README.md").read_text(encoding="utf-8")
-    assert results.updated(readme, results.block()) == readme, "stale: make readme"
+@pytest.fixture(scope="module")
+def committed():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWOOD_OUTPUTS", str(paths.repo_root() / "outputs"))
+        yield publish.pages()
 
 
-def test_without_runs_the_table_says_so(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["README.md", "RESULTS.md", "FINDINGS.md"])
+def test_a_page_is_what_the_committed_runs_say(committed, name):
+    assert (paths.repo_root() / name).read_text("utf-8") == committed[name], "stale: make readme"
+
+
+def test_without_runs_a_table_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
-    assert "not run" in results.markdown("sample", "cifar10")
+    assert "not run" in results.images_table(Facts("sample"), "cifar10")
     assert not list(tmp_path.rglob("metrics.json"))
 
 
-def test_every_printed_row_has_its_line_and_missing_ones_say_not_run(tmp_path, monkeypatch):
+def test_missing_rows_stay_out_and_ours_stand_with_their_interval(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
     monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
-    spec = next(s for s in results.grid.rows("smoke", "table_2") if s.method == "gaussian")
-    run = runs.run_or_load(spec)
-    text = results.markdown("smoke", "photo")
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(lines) == 1 + 10 + 1  # head, the paper's rows, complexity alone
-    ours = next(line for line in lines if line.startswith("| Gaussian |"))
-    value = 100 * run.metrics["ood"]["digits"]["pz"]["auroc"][0]
-    assert f" {value:.1f} |" in ours
-    assert "not run" in next(line for line in lines if line.startswith("| MLE |"))
+    wanted = [s for s in results.grid.rows("smoke", "table_2") if s.method in ("mle", "gaussian")]
+    made = {s.method: runs.run_or_load(s) for s in wanted}
+    lines = [line for line in results.images_table(Facts("smoke"), "photo").splitlines() if line[:2] == "| "]
+    assert [line.split(" | ")[0] for line in lines[1:]] == ["| MLE", "| Gaussian", "| *−C(x) alone, no flow*"]
+    sample = tables.sample(made["gaussian"], "digits")
+    assert f"{sample.value:.1f}" in lines[2] and "[" in lines[2]
+
+
+def test_every_cell_of_the_printed_tables_has_one_verdict(committed):
+    cells = Facts("sample").cells
+    for name, part in cells.groupby("table"):
+        assert len(part) == len(tables.printed(name)) and part["verdict"].notna().all()
 
 
 @pytest.mark.parametrize("readme", ["no markers", results.END + results.BEGIN])

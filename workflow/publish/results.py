@@ -1,106 +1,346 @@
-"""The README's result table, made from the runs that are committed: nobody types a number.
+"""RESULTS.md and the headline of README.md, made from the runs that are committed: nobody types a number.
 
-python -m workflow.publish.results            writes it between the markers of README.md
-python -m workflow.publish.results --check    says whether README.md is what the runs say
+`templates/results.md` holds the sentences, this file the tables that it names.
 """
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import numpy as np
 
-from flowood_core import datasets, runs
-from flowood_core.evidence import claims, tables
+from flowood_core import datasets
+from flowood_core.intervals import Interval
 from flowood_core.outliers.image import METHOD_LABELS
 from flowood_core.runs import grid
-from flowood_core.system import paths
+from workflow.publish import facts
+from workflow.publish.facts import Facts
 
-__all__ = ["block", "claims_markdown", "finished", "markdown", "updated"]
+__all__ = ["headline", "page", "updated"]
 
+TEMPLATE = Path(__file__).parent / "templates" / "results.md"
 BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
-MOST = 3  # parts of an effect shown in README
-SCORES = {"nll": "pz", "comp": "pz_comp"}
+MARKS = {"agrees": "=", "higher": "↑", "lower": "↓", "cannot tell": "?"}
+ROWS = {"mle": "MLE", "ro": "RO", "gaussian": "Gaussian", "ccm": "CCM", "ccm_gaussian": "CCM+Gaussian"}
+OURS = {
+    "squeezed": "CCM+Gaussian, squeezed (A7)",
+    "ccm_simplify": "flowood: squeezed, own outliers",
+}
 
 
-def finished(profile: str, table: str, id_: str) -> list[runs.Run]:
-    """The runs of a table that are there; none is trained."""
-    if table not in grid.tables(profile):
-        return []
-    found = []
-    for spec in grid.rows(profile, table):
-        if spec.id == id_ and (spec.folder / "metrics.json").is_file():
-            found.append(runs.run_or_load(spec, train_missing=False))
-    return found
+def page(profile: str = facts.PROFILE) -> str:
+    """RESULTS.md."""
+    return facts.render(TEMPLATE.read_text("utf-8"), _given(Facts(profile)), "results.md")
 
 
-def markdown(profile: str, id_: str) -> str:
-    """Table 2, for iSUN as ID Table 3: AUROC of the paper and ours, beside the complexity-only row and our variants.
-
-    Returns:
-        A Markdown table with a sentence on what was run, or a sentence that nothing was.
-    """
-    table = "table_3" if id_ == "isun" else "table_2"
-    paper_rows, ours = finished(profile, table, id_), finished(profile, "beyond_flowood", id_)
-    label = datasets.LABELS.get(id_, id_)
-    if not paper_rows:
-        return f"*{label} as ID, profile {profile}: not run.*"
-    values = _auroc(paper_rows)
-    variants = _auroc(ours) if ours else pd.DataFrame()
-    printed = tables.printed(table).query("id == @id_ and metric == 'auroc'")
-    printed = printed.set_index(["method", "score", "ood"])["paper"]
-    both = [name for name in paper_rows[0].spec.ood if name in printed.index.get_level_values("ood")]
-    only_ours = [name for name in paper_rows[0].spec.ood if name not in both]
-
-    heads = [datasets.LABELS[n] for n in both for _ in (0, 1)] + [datasets.LABELS[n] for n in only_ours]
-    kinds = ["paper", "ours"] * len(both) + ["ours"] * len(only_ours)
-    lines = [_line("", *[f"{h}, {k}" for h, k in zip(heads, kinds, strict=True)])]
-    lines.append("|---|" + "--:|" * len(heads))
-    for score, suffix in (("nll", ""), ("comp", "+Complexity")):
-        for method, name in METHOD_LABELS.items():
-            cells = []
-            for ood in both:
-                cells += [f"{printed[method, score, ood]:.1f}", _cell(values, method, SCORES[score], ood)]
-            cells += [_cell(values, method, SCORES[score], ood) for ood in only_ours]
-            lines.append(_line(name + suffix, *cells))
-    alone = [["–", _cell(values, "mle", "comp_only", ood)] for ood in both]
-    alone = [c for pair in alone for c in pair] + [_cell(values, "mle", "comp_only", o) for o in only_ours]
-    lines.append(_line("*complexity alone, no flow*", *alone))
-    if len(variants):
-        method = ours[0].spec.method
-        for score, title in (("pz", "**flowood**"), ("pz_comp", "**flowood**+Complexity")):
-            cells = [c for ood in both for c in ("–", _cell(variants, method, score, ood))]
-            lines.append(_line(title, *cells, *[_cell(variants, method, score, o) for o in only_ours]))
-    return "\n".join([f"**{label} as ID, AUROC in percent.** {_how(paper_rows, ours)}", "", *lines])
+def _given(f: Facts) -> dict[str, Any]:
+    """What the template may call: all facts, and the tables of this file."""
+    makers: list[Callable[..., str]] = [
+        coverage, claims_table, images_table, rates_table, unit_table, maps_table, texts_table,
+        choices_table, lipschitz_table, deviations_table, how, figure,
+    ]  # fmt: skip
+    bound = {maker.__name__: lambda *args, maker=maker, **more: maker(f, *args, **more) for maker in makers}
+    return facts.facts_of(f) | bound
 
 
-def block(profile: str = "sample", ids: Sequence[str] = ("cifar10", "cifar100", "isun")) -> str:
-    """What stands between the markers of README.md."""
-    rule = (
-        "*Holds*: every part has the claimed sign in every seed; *holds partly*: some part has it on average; in "
-        "brackets the lowest and highest seed. All parts stand in the notebook `05_scoreboard`."
-    )
-    tables_ = [markdown(profile, id_) for id_ in ids]
-    return "\n\n".join([BEGIN, *tables_, claims_markdown(profile), rule, END])
-
-
-def claims_markdown(profile: str) -> str:
-    """The paper's claims with our verdicts, those that were tested; the rest in one sentence."""
-    found = claims.evaluate(profile)
-    done = found[found.verdict != "not run"]
-    if not len(done):
-        return f"*No claim was tested under profile {profile}.*"
-    lines = [
-        _line("claim of the paper", "where", "verdict", "effect, positive = as claimed"),
-        "|---|---|---|---|",
-    ]
-    for row in done.itertuples():
-        parts = row.effect.split("; ")
-        effect = "; ".join(parts[:MOST]) + (f"; … ({len(parts)} parts)" if len(parts) > MOST else "")
-        lines.append(_line(row.sentence, row.section, f"**{row.verdict}**", f"{effect} [{row.unit}]"))
-    rest = found[found.verdict == "not run"]["section"]
-    if len(rest):
-        lines += ["", f"Not run yet under profile {profile}: the claims of {'; '.join(dict.fromkeys(rest))}."]
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: bool = False) -> str:
+    """A Markdown table; all columns but the first stand right, or left where they hold words."""
+    lines = [_line(head), "|---|" + ("---|" if words else "--:|") * (len(head) - 1), *map(_line, rows)]
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+# --- how often do ours agree -------------------------------------------------------------------------------
+
+
+def coverage(f: Facts) -> str:
+    """Counts of verdicts by printed table of percentages."""
+    words = ["agrees", "higher", "lower", "cannot tell"]
+    rows = []
+    for name, cells in f.cells.groupby("table", sort=False):
+        found = cells["verdict"].value_counts()
+        other = {w: n for w, n in found.items() if w.startswith("other")}
+        counts = [f"{found.get(w, 0)}" for w in words]
+        not_run = len(cells) - sum(found.get(w, 0) for w in words) - sum(other.values())
+        setting = ", ".join(f"{n} {w}" for w, n in other.items()) or "–"
+        rows.append([name.replace("_", " ").capitalize(), f"{len(cells)}", *counts, setting, f"{not_run}"])
+    head = ["", "printed cells", *words, "measured in another setting", "not run, or not scored yet"]
+    return markdown(head, rows)
+
+
+def claims_table(f: Facts) -> str:
+    """Every claim with its parts, the best and the worst."""
+    rows = []
+    for c in f.judged.itertuples():
+        whose = f"“{c.sentence}”" if c.wording == "the paper's" else f"{c.sentence} *(our wording)*"
+        word = f"**{c.verdict}**" + (f" ({c.setting})" if c.verdict == "other setting" else "")
+        parts = "<br>".join(x for x in (c.parts, c.apart) if x) or "–"
+        rows.append([whose, c.section, word, parts, c.best or "–", c.worst or "–", c.unit, c.seeds or "–"])
+    head = ["claim", "where", "verdict", "parts", "best part", "worst part", "unit", "seeds"]
+    return markdown(head, rows, words=True)
+
+
+# --- Tables 2 and 3 ----------------------------------------------------------------------------------------
+
+
+def images_table(f: Facts, id: str, score: str = "nll") -> str:
+    """AUROC with one ID set: the paper's number, ours and the mark of the verdict; the best of ours in bold."""
+    ours = {"nll": "pz", "comp": "pz_comp"}[score]
+    return _images(f, id, score, ours, "auroc", best=max)
+
+
+def rates_table(f: Facts, id: str, score: str = "nll") -> str:
+    """FPR95, the same way."""
+    ours = {"nll": "pz", "comp": "pz_comp"}[score]
+    return _images(f, id, score, ours, "fpr95", best=min)
+
+
+def _images(f: Facts, id: str, score: str, ours: str, metric: str, best: Callable) -> str:
+    runs = f.of("mle", id)
+    if not runs:
+        return f"*{_label(id)} as ID: not run.*"
+    printed = f.cells.query(
+        "table in ['table_2', 'table_3'] and id == @id and score == @score and metric == @metric"
+    )
+    printed = printed.set_index(["method", "ood"])
+    tested = list(runs[0].metrics["ood"])
+    sets = sorted(tested, key=lambda o: ("mle", o) not in printed.index)
+    named = "fpr95_id95" if metric == "fpr95" else metric
+    values = {
+        (m, o): e for m in (*ROWS, *OURS) for o in sets if (e := f.at(m, o, id, ours, named)) is not None
+    } | {("alone", o): f.alone(o, id, named) for o in sets}
+    top = {o: best(round(e.value, 1) for (_, x), e in values.items() if x == o) for o in sets}
+    rows = []
+    for method, title in (ROWS | {"alone": "*−C(x) alone, no flow*"} | OURS).items():
+        if not any(m == method for m, _ in values):
+            continue
+        suffix = "" if score == "nll" or method == "alone" else "+Complexity"
+        cells = [
+            _beside(printed, method, o, values.get((method, o)), bold=_is(values.get((method, o)), top[o]))
+            for o in sets
+        ]
+        rows.append([title + suffix, *cells])
+    return markdown(["", *[_head(f, o, id) for o in sets]], rows)
+
+
+def _is(e: Interval | None, value: float) -> bool:
+    return e is not None and round(e.value, 1) == value
+
+
+def _beside(printed: Any, method: str, ood: str, e: Interval | None, bold: bool) -> str:
+    shown = "not run" if e is None else f"{e:.1f}"
+    if bold:
+        value, _, rest = shown.partition(" ")
+        shown = f"**{value}** {rest}".strip()
+    if (method, ood) not in printed.index:
+        return shown
+    cell = printed.loc[(method, ood)]
+    return f"*{cell['paper']:.1f}* {MARKS.get(cell['verdict'], '')} {shown}"
+
+
+def _head(f: Facts, ood: str, id: str) -> str:
+    return f"{_label(ood)}<br>C = {f.complexity(ood, id):.2f}"
+
+
+def _label(name: str) -> str:
+    return datasets.LABELS.get(name, name)
+
+
+def unit_table(f: Facts) -> str:
+    """A6: "+Complexity" on iSUN by training, in both units of eq. (5)."""
+    rows = []
+    for method, title in ROWS.items():
+        cells = []
+        for id in ("cifar10", "cifar100"):
+            paper = f.paper(method, "isun", id, "comp")
+            cells += [f"*{paper:.1f}*", _text(f.at(method, "isun", id, "pz_comp"))]
+        rows.append([title, *cells])
+    head = ["training", "CIFAR-10, paper", "CIFAR-10, ours", "CIFAR-100, paper", "CIFAR-100, ours"]
+    return markdown(head, rows)
+
+
+def _text(e: Interval | None, spec: str = ".1f") -> str:
+    return "not run" if e is None else f"{e:{spec}}"
+
+
+# --- sections 3.2 and 3.3 ----------------------------------------------------------------------------------
+
+
+def maps_table(f: Facts) -> str:
+    """Table 5 on another backbone: published score, and what -log p gives on the same flows."""
+    columns = [
+        ("chest_xray_bad", "table_5", "published"),
+        ("chest_xray_bad", "table_5", "px"),
+        ("chest_xray_bad", "table_5_256", "published"),
+        ("magnetic_tile_bad", "table_5", "published"),
+        ("magnetic_tile_bad", "table_5", "px"),
+    ]
+    rows = []
+    for model, title in (("fastflow", "FastFlow"), ("cs_flow", "CS-Flow")):
+        for method, name in METHOD_LABELS.items():
+            if method == "ro":
+                continue
+            printed = "plain" if method == "mle" else method
+            paper = f.paper_maps(printed, model)
+            cells = [_text(f.maps(method, ood, model, score, table)) for ood, table, score in columns]
+            rows.append([title + ("" if method == "mle" else f"+{name}"), f"*{paper:.1f}*", *cells])
+    alone = [_text(f.maps("mle", ood, "fastflow", "comp_only", table)) for ood, table, _ in columns]
+    rows.append(["*−C(x) alone, no flow*", "–", *alone])
+    head = [
+        "", "chest, paper", "chest 128 px", "chest, −log p", "chest 256 px, one seed", "tiles 128 px", "tiles, −log p",
+    ]  # fmt: skip
+    return markdown(head, rows)
+
+
+TEXTS = {"movie_reviews": "Movie Reviews", "ag_news": "AG News", "sst2": "SST-2", "wikitext2": "WikiText-2"}
+
+
+def texts_table(f: Facts) -> str:
+    """Table 6 with other encoders, beside the length of the text alone."""
+    rows = []
+    for outliers, method in (("without", "mle"), ("with", "text")):
+        rows.append(
+            [f"ALBERT, {outliers} outliers, *paper*", *[f"*{f.paper_text(outliers, o):.1f}*" for o in TEXTS]]
+        )
+        for encoder, name in (("minilm", "MiniLM"), ("tfidf", "TF-IDF")):
+            cells = [_text(f.text(method, o, encoder)) for o in TEXTS]
+            rows.append([f"{name}, {outliers} outliers", *cells])
+    alone = [f.shortness(o) for o in TEXTS]
+    rows.append(["*the shorter, the more OOD: no flow*", *["–" if a is None else f"{a:.1f}" for a in alone]])
+    return markdown(["", *TEXTS.values()], rows)
+
+
+# --- choices, Lipschitz, deviations ------------------------------------------------------------------------
+
+
+def choices_table(f: Facts, score: str) -> str:
+    """AUROC points that each open choice gains on every test set, by one score."""
+    found = f.choices[f.choices["score"] == score]
+    sets = list(dict.fromkeys(found["ood"]))
+    rows = []
+    for (code, choice, of), part in found.groupby(["code", "choice", "of"], sort=False):
+        effects = part.set_index("ood")["effect"]
+        bpd = "–" if code in ("A2", "A4") else f"{part['bpd'].iloc[0]:+.2f}"
+        rows.append([f"{code} {choice} ({of})", *[_clear(effects[o]) for o in sets], bpd])
+    return markdown(["the other choice (against)", *map(_label, sets), "ID bits/dim"], rows)
+
+
+def _clear(e: Interval) -> str:
+    """Bold where the interval does not hold zero."""
+    shown = f"{e:+.1f}"
+    value, _, rest = shown.partition(" ")
+    return f"**{value}** {rest}" if e.low > 0 or e.high < 0 else shown
+
+
+def lipschitz_table(f: Facts) -> str:
+    """The ratio with and without outliers, by reading and statistic: mean of log10 over seeds, and runs that rise."""
+    table = f.table("lipschitz")
+    if table is None:
+        return "*Not run.*"
+    names = {"max": "maximum", "median": "median", "q95": "95 % quantile"}
+    rows = []
+    for quantity, of in table.groupby("quantity", sort=False):
+        cells = []
+        for statistic in names:
+            by = of.pivot_table(index=["id", "seed"], columns="method", values=statistic).dropna()
+            ratio = by["CCM+Gaussian"] / by["MLE"]
+            typical = 10 ** np.log10(ratio).mean()
+            cells.append(f"{typical:.2f} times, rises in {(ratio > 1).sum()} of {len(ratio)} runs")
+        rows.append([_READINGS[quantity], *cells])
+    return markdown(["", *names.values()], rows)
+
+
+_READINGS = {
+    "grad_sum_z": "f: gradient of the sum of z",
+    "grad_logp": "f: gradient of log p(x)",
+    "spectral": "f: largest singular value",
+    "spectral of the inverse": "inverse of f: largest singular value",
+}
+
+
+def deviations_table(f: Facts) -> str:
+    """What the profile's flows on pixels do otherwise than the paper, from the specs, and what no spec says."""
+    (run, *_), paper = f.of("mle"), next(s for s in grid.rows("paper", "table_2") if s.id == "cifar10")
+    ours, n_seeds = run.spec, len(f.of("mle"))
+    n, isun = _trained(f, "cifar10"), _trained(f, "isun")
+    steps = round(ours.epochs * n / ours.batch_size)
+    rows = [
+        ["training images, CIFAR", "50,000", f"{n:,}"],
+        ["training images, iSUN", "7,925 (without the 1,000 that test)", f"{isun:,}"],
+        ["epochs", f"{paper.epochs:g}", f"{ours.epochs:g}"],
+        ["batch, steps (CIFAR)", f"{paper.batch_size}, about 195,000", f"{ours.batch_size}, {steps:,}"],
+        ["learning rate, schedule", f"{paper.lr:g}, {paper.schedule}", f"{ours.lr:g}, {ours.schedule}"],
+        ["start", "as built", "measured on 512 training images" if ours.data_init else "as built"],
+        ["precision of the subnets", "not printed", "bfloat16" if ours.bf16 else "float32"],
+        ["clipping of the gradient's norm", "none mentioned", f"{ours.clip:g}"],
+        ["seeds", "not printed", f"{n_seeds}"],
+        ["test images a set", "1,000", f"{ours.n_test:,}, the same in every run"],
+        ["real outliers (RO)", "not said which", f"{' and '.join(map(_label, f.of('ro')[0].spec.ro_pool))} (A18)"],
+        ["CIFAR-10", "official split", "official split, its first 12,000 and 2,000 images"],
+        ["CIFAR-100", "official split", "split drawn anew: an official test image may train"],
+        ["SVHN", "test file", "1,083 images of the training file"],
+        ["iSUN", "not said", "6,000 / 2,000 drawn here; one duplicate lies in both"],
+        ["LSUN (C = 5.44)", "tested", f"scenes, C = {f.complexity('scenes_tinyimagenet'):.2f}, instead"],
+        ["CelebA (C = 6.33)", "tested", f"faces, C = {f.complexity('faces_rmfd'):.2f}, instead"],
+        ["section 3.2: backbone", "Wide-ResNet50-2, EfficientNet-B5", "SqueezeNet, pruned and of 8-bit weights"],
+        ["section 3.2: pictures", "256 px, original files", "128 px from copies of 224 px; 300 train, 150 + 150 test"],
+        ["section 3.3: encoder", "ALBERT base v2", "MiniLM-L6, TF-IDF"],
+        ["section 3.3: epochs", "not printed", f"{_epochs_of_texts(f):g}; held-out log p peaks at 4"],
+    ]  # fmt: skip
+    return markdown(["", "the paper", f"profile {f.profile}"], rows, words=True)
+
+
+def _trained(f: Facts, id: str) -> int:
+    return next(d["n"] for d in f.of("mle", id)[0].metrics["data"] if d["split"] == "train")
+
+
+def _epochs_of_texts(f: Facts) -> float:
+    return next(s for s in grid.rows(f.profile, "table_6")).epochs
+
+
+def how(f: Facts) -> str:
+    """What a run is, in a sentence."""
+    run = f.of("mle")[0]
+    machine, seconds = run.metrics["provenance"]["machine"], run.metrics["seconds"]["training"]
+    hardware = f"a {machine['gpu']}" if machine["gpu"] else f"one core of {machine['processor']}"
+    return (
+        f"{_trained(f, 'cifar10'):,} training images, {run.spec.epochs:g} epochs, {len(f.of('mle'))} seeds, "
+        f"{run.metrics['n_parameters']:,} parameters, {seconds / 60:.0f} minutes a run on {hardware}"
+    )
+
+
+def figure(f: Facts, name: str, caption: str) -> str:
+    return f"![{caption}](outputs/{f.profile}/figures/{name}.png)"
+
+
+# --- README ------------------------------------------------------------------------------------------------
+
+
+def headline(profile: str = facts.PROFILE) -> str:
+    """What stands between the markers of README.md: five numbers beside the paper's, and the count of verdicts."""
+    f = Facts(profile)
+    both = {name: (f.paper("ccm_gaussian", name), f.at("ccm_gaussian", name)) for name in ("svhn", "isun")}
+    rows = [
+        ["maximum likelihood misses SVHN", f"{f.paper('mle', 'svhn'):.1f}", _text(f.at("mle", "svhn"))],
+        *[
+            [f"with CCM+Gaussian outliers, {_label(name)}", f"{paper:.1f}", _text(ours)]
+            for name, (paper, ours) in both.items()
+        ],
+        ["complexity −C(x) alone, no flow, SVHN", "not printed", _text(f.alone("svhn"))],
+        ["what outliers cost on faces, points", "not printed", _text(f.gain("ccm_gaussian", "faces_rmfd"), "+.1f")],
+    ]  # fmt: skip
+    n = f.cell_counts()
+    differ = n["higher"] + n["lower"]
+    verdicts = (
+        f"CIFAR-10 as ID, AUROC in percent by eq. (4), mean of {len(f.of('mle'))} seeds, 95 % interval over seeds "
+        f"and draws; {_trained(f, 'cifar10'):,} training images and {f.of('mle')[0].spec.epochs:g} epochs, not "
+        f"the paper's 50,000 and 500. Of the {n['all']} cells of Tables 2 and 3 that were run, {n['agrees']} agree with "
+        f"the paper, {differ} differ, {n['cannot tell']} cannot be told yet."
+    )
+    return "\n\n".join([BEGIN, markdown(["", "paper", "ours"], rows), verdicts, END])
 
 
 def updated(readme: str, new: str) -> str:
@@ -112,72 +352,3 @@ def updated(readme: str, new: str) -> str:
     if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
         raise ValueError(f"expected README.md to hold {BEGIN!r} and {END!r} once each; put them back")
     return readme[: readme.index(BEGIN)] + new + readme[readme.index(END) + len(END) :]
-
-
-def main(arguments: Sequence[str]) -> int:
-    path = paths.repo_root() / "README.md"
-    text = path.read_text(encoding="utf-8")
-    new = updated(text, block())
-    if "--check" in arguments:
-        print("README.md is what the runs say" if new == text else "README.md is stale: make readme")
-        return int(new != text)
-    path.write_text(new, encoding="utf-8")
-    print(f"{path.name}: result table written from the runs below {paths.outputs_root().name}/")
-    return 0
-
-
-def _auroc(of: list[runs.Run]) -> pd.DataFrame:
-    long = tables.collect(of).query("metric == 'auroc'")
-    return long.groupby(["method", "score", "ood"], sort=False)["value"].agg(["mean", "min", "max", "size"])
-
-
-def _cell(values: pd.DataFrame, method: str, score: str, ood: str) -> str:
-    if (method, score, ood) not in values.index:
-        return "not run"
-    row = values.loc[(method, score, ood)]
-    if row["size"] == 1 or round(row["min"], 1) == round(row["max"], 1):
-        return f"{row['mean']:.1f}"
-    return f"{row['mean']:.1f} [{row['min']:.1f}, {row['max']:.1f}]"
-
-
-def _how(paper_rows: list[runs.Run], ours: list[runs.Run]) -> str:
-    first = paper_rows[0]
-    n_seeds = sorted(
-        {sum(r.spec.method == m for r in paper_rows) for m in {r.spec.method for r in paper_rows}}
-    )
-    trained = next(d["n"] for d in first.metrics["data"] if d["split"] == "train")
-    tests = {name: by["pz"]["n_ood"] for name, by in first.metrics["ood"].items()}
-    n_tests = f"{min(tests.values()):,}" if len(set(tests.values())) == 1 else "up to 1,000"
-    machine = first.metrics["provenance"]["machine"]
-    minutes = sum(r.metrics["seconds"]["training"] for r in paper_rows) / len(paper_rows) / 60
-    hardware = f"a {machine['gpu']}" if machine["gpu"] else f"one core of {machine['processor']}"
-    text = (
-        f"Profile {first.spec.profile}: {trained:,} training images, {first.spec.epochs:g} epochs "
-        f"(the paper: {'50,000 and 500' if first.spec.id.startswith('cifar') else '500 epochs'}), "
-        f"{n_tests} test images per set, {' to '.join(map(str, n_seeds))} seeds, {_minutes(minutes)} a run on "
-        f"{hardware}. In brackets the lowest and "
-        "the highest seed; intervals over test draws and over seeds stand in the notebook. Score: eq. (4) and (5)."
-    )
-    pools = [datasets.LABELS.get(n, n) for r in paper_rows if r.spec.method == "ro" for n in r.spec.ro_pool]
-    if pools:
-        text += f" The real outliers of row RO are training images of {' and '.join(dict.fromkeys(pools))}."
-    if ours:
-        o = ours[0]
-        text += (
-            f" flowood: squeezed flow, {o.metrics['n_parameters']:,} parameters instead of "
-            f"{first.metrics['n_parameters']:,}, outliers of `ccm_simplify`, same objective and score, a "
-            "recipe chosen among half a dozen by its AUROC on SVHN and iSUN with CIFAR-10 as ID."
-        )
-    return text
-
-
-def _minutes(minutes: float) -> str:
-    return f"{minutes:.0f} minute{'s' * (round(minutes) != 1)}"
-
-
-def _line(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

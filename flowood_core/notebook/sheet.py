@@ -1,0 +1,137 @@
+"""What one execution of a notebook leaves: figures, tables, and a note of how it was made; and how it shows them."""
+
+import html
+import inspect
+import io
+import json
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from flowood_core.notebook.labels import labelled
+from flowood_core.system import paths
+from flowood_core.system.files import write_atomically
+
+__all__ = ["LABELS", "Sheet", "show_source", "show_table"]
+
+LABELS = {
+    "smoke": "smoke profile: a test of the machinery, no number means anything",
+    "quick": "quick profile: embedded data, not comparable with the paper's numbers",
+    "sample": "sample profile: real subsets and few epochs, not the paper's training",
+}
+
+
+class Sheet:
+    """What one execution of a notebook leaves: figures, tables, and a manifest written last.
+
+    The folder is ``outputs/<profile>/``; the manifest ``notebooks/<notebook>.json`` names every artefact and
+    is what a grid waits for.
+    """
+
+    def __init__(self, notebook: str, params: dict[str, Any], label: str | None = None):
+        self.notebook, self.params, self._label = notebook, params, label
+        self.folder = paths.profile_dir(params["profile"])
+        self.began = time.monotonic()
+        self.artefacts: list[str] = []
+        self.captions: dict[str, str] = {}
+
+    @property
+    def label(self) -> str:
+        """What has to stand beside every number that is not the paper's setting."""
+        profile = self.params["profile"]
+        return self._label or LABELS.get(profile, f"{profile} profile")
+
+    def save_figure(self, fig: Any, name: str, caption: str = "", *, label: str | None = None) -> None:
+        """Save as PNG and PDF under ``figures/``, byte-stable, and leave it displayed.
+
+        `label` replaces that of the sheet below this figure; "" where no number depends on a training.
+        """
+        label = self.label if label is None else label
+        fig.text(0.995, -0.01, label, ha="right", va="top", fontsize=6, color="0.45")
+        for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+            path = self._path("figures", name + suffix)
+            buffer = io.BytesIO()
+            fig.savefig(buffer, format=suffix[1:], metadata=metadata)
+            write_atomically(path, buffer.getvalue())
+            if suffix == ".png":
+                self._note(path, caption)
+
+    def save_table(self, frame: pd.DataFrame, name: str, caption: str = "", index: bool = False) -> None:
+        """Save as CSV under ``tables/``; a column ``measured`` (of `tables.collect`) holds runs and stays behind."""
+        path = self._path("tables", f"{name}.csv")
+        text = frame.drop(columns="measured", errors="ignore").to_csv(
+            index=index, float_format="%.6g", lineterminator="\n"
+        )
+        write_atomically(path, text.encode())
+        self._note(path, caption)
+
+    def table(
+        self,
+        frame: pd.DataFrame,
+        name: str,
+        caption: str = "",
+        *,
+        formats: Mapping[str, str] | str = "{:.1f}",
+    ) -> None:
+        """Show a table with printed names, save it with ids, under one caption; an index that has names is saved."""
+        self.save_table(frame, name, caption, index=any(n is not None for n in frame.index.names))
+        show_table(labelled(frame.drop(columns="measured", errors="ignore")), caption, formats)
+
+    def finish(self, **facts: Any) -> None:
+        """Write the manifest: parameters, artefacts with captions, seconds, and what the notebook adds."""
+        manifest = {
+            "notebook": self.notebook,
+            "params": self.params,
+            "artefacts": self.artefacts,
+            "captions": self.captions,
+            "seconds": round(time.monotonic() - self.began, 1),
+            **facts,
+        }
+        path = self._path("notebooks", f"{self.notebook}.json")
+        write_atomically(path, json.dumps(manifest, indent=1, default=str).encode())
+        print(f"{len(self.artefacts)} artefacts below {self.folder}, {manifest['seconds']} s:")
+        for name in self.artefacts:
+            print(" ", name)
+
+    def _note(self, path: Path, caption: str) -> None:
+        name = path.relative_to(self.folder).as_posix()
+        if name not in self.artefacts:
+            self.artefacts.append(name)
+        self.captions[name] = caption
+
+    def _path(self, kind: str, name: str) -> Path:
+        folder = self.folder / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+
+def show_source(function: Callable[..., Any], *, doc: bool = False) -> None:
+    """Show the code of a function in the page, instead of restating it; the docstring stays out unless asked."""
+    from IPython.display import Markdown, display
+
+    source = textwrap.dedent(inspect.getsource(function))
+    if not doc and function.__doc__:
+        head, _, rest = source.partition('"""')
+        _, _, body = rest.partition('"""')
+        source = head.rstrip() + body if head.strip().endswith(":") else source
+    display(Markdown(f"```python\n{source.strip()}\n```"))
+
+
+def show_table(frame: pd.DataFrame, caption: str = "", formats: Mapping[str, str] | str = "{:.1f}") -> None:
+    """Show a frame with numbers formatted and missing cells as an en dash."""
+    from IPython.display import HTML, display
+
+    if isinstance(formats, str):
+        one = formats
+        # text cells stay as they are: a table may mix numbers with "83.2 [80.1, 86.0]"
+        shown: Any = lambda v: v if isinstance(v, str) else one.format(v)  # noqa: E731
+    else:
+        shown = dict(formats)
+    styler = frame.style.format(shown, na_rep="–").set_table_attributes('class="flowood"')
+    if caption:
+        styler = styler.set_caption(html.escape(caption))
+    display(HTML(styler.to_html()))

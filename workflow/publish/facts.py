@@ -1,0 +1,332 @@
+"""What the pages may name: numbers of the committed runs as one long frame, and the paper's beside them.
+
+Every method that returns an `Interval` is over seeds and test draws, in percent or percent points. Pages are made of
+templates (`render`): ``{at("mle", "svhn"):.1f}`` is evaluated and formatted, and a line that begins with ``%%`` is a
+condition on the facts without which the sentence above it would be wrong; it stops the writing where it fails.
+"""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from flowood_core import intervals, runs
+from flowood_core.evidence import claims, decisions, tables
+from flowood_core.intervals import Interval, Sample
+from flowood_core.runs import grid
+from flowood_core.system import paths
+from workflow.publish import model_cards
+
+__all__ = ["PROFILE", "Facts", "facts_of", "render"]
+
+PROFILE = "sample"
+IMAGES = ("table_2", "table_3", "beyond_flowood")
+CELLS = ("table_1", "table_2", "table_3", "table_5", "table_6")  # printed tables of percentages
+BACKBONE, ENCODER = "other backbone", "other encoder"
+
+
+class Facts:
+    """Numbers of a profile by name.
+
+    Args:
+        profile: whose runs; none is trained.
+    """
+
+    def __init__(self, profile: str = PROFILE):
+        self.profile = profile
+        self._evidence = claims.Evidence(profile)
+
+    # --- images
+
+    @functools.cached_property
+    def _images(self) -> dict[tuple[str, str], list[runs.Run]]:
+        found: dict[tuple[str, str], dict[int, runs.Run]] = {}
+        for table in IMAGES:
+            for run in self._evidence.finished(table):
+                found.setdefault((run.spec.id, run.spec.method), {})[run.spec.seed] = run
+        for run in self._evidence.finished("choices"):
+            if (
+                getattr(run.spec, "squeeze", 0) and run.spec.method == "ccm_gaussian"
+            ):  # A7, the control of ours
+                found.setdefault((run.spec.id, "squeezed"), {})[run.spec.seed] = run
+        return {key: [by[seed] for seed in sorted(by)] for key, by in found.items()}
+
+    def of(self, method: str, id: str = "cifar10") -> list[runs.Run]:
+        """The runs of a row of Tables 2 and 3, of ours ("ccm_simplify"), or of CCM+Gaussian squeezed ("squeezed")."""
+        return self._images.get((id, method), [])
+
+    def at(
+        self, method: str, ood: str, id: str = "cifar10", score: str = "pz", metric: str = "auroc"
+    ) -> Interval | None:
+        """AUROC of a row; None where it was not run or not scored on this set."""
+        samples = [
+            tables.sample(r, ood, score, metric) for r in self.of(method, id) if ood in r.metrics["ood"]
+        ]
+        return _over(samples)
+
+    def alone(self, ood: str, id: str = "cifar10", metric: str = "auroc") -> Interval | None:
+        """-C(x) without any flow."""
+        found = [r for (i, _), of in self._images.items() if i == id for r in of if ood in r.metrics["ood"]]
+        return _over([tables.sample(found[0], ood, "comp_only", metric)] if found else [])
+
+    def gain(
+        self, method: str, ood: str, base: str = "mle", id: str = "cifar10", score: str = "pz"
+    ) -> Interval | None:
+        """AUROC of a row minus another's, on the same images, seed by seed."""
+        return _over(_differences(self.of(method, id), self.of(base, id), ood, score), signed=True)
+
+    def mean_of(self, method: str, sets: Iterable[str], id: str = "cifar10") -> Interval | None:
+        """Mean AUROC over several sets."""
+        sets = list(sets)
+        return _over([Sample.average([tables.sample(r, o) for o in sets]) for r in self.of(method, id)])
+
+    def fewer_nats(self, quantity: str, id: str = "cifar10") -> Interval | None:
+        """How many nats per ID test image CCM+Gaussian adds to log p_Z ("log_pz") or log p_X."""
+        found = []
+        for a, b in zip(self.of("ccm_gaussian", id), self.of("mle", id), strict=False):
+            moved = a.arrays[id][quantity] - b.arrays[id][quantity]
+            found.append(intervals.mean(moved, intervals.of(id, moved)))
+        return intervals.over(found) if found else None
+
+    # --- features
+
+    def maps(
+        self, method: str, ood: str, model: str, score: str = "published", table: str = "table_5"
+    ) -> Interval | None:
+        return _over([tables.sample(r, ood, score) for r in self._maps(method, ood, model, table)])
+
+    def maps_gain(
+        self, method: str, ood: str, model: str, score: str = "published", table: str = "table_5"
+    ) -> Interval | None:
+        both = (self._maps(m, ood, model, table) for m in (method, "mle"))
+        return _over(_differences(*both, ood, score), signed=True)
+
+    def _maps(self, method: str, ood: str, model: str, table: str) -> list[runs.Run]:
+        wanted = (method, model)
+        return [
+            r
+            for r in self._finished(table)
+            if (r.spec.method, r.spec.model) == wanted and ood in r.metrics["ood"]
+        ]
+
+    def text(self, method: str, ood: str, encoder: str = "minilm", score: str = "pz") -> Interval | None:
+        return _over([tables.sample(r, ood, score) for r in self._texts(method, encoder)])
+
+    def text_gain(self, ood: str, encoder: str = "minilm", score: str = "pz") -> Interval | None:
+        both = (self._texts(m, encoder) for m in ("text", "mle"))
+        return _over(_differences(*both, ood, score), signed=True)
+
+    def _texts(self, method: str, encoder: str) -> list[runs.Run]:
+        return [r for r in self._finished("table_6") if r.spec.method == method and encoder in r.spec.encoder]
+
+    def shortness(self, ood: str) -> float | None:
+        """AUROC of the score "the shorter, the more OOD": the baseline that knows no flow, percent."""
+        table = self.table("text_both_ways")
+        column = {
+            "movie_reviews": "Movie Reviews",
+            "ag_news": "AG News",
+            "sst2": "SST-2",
+            "wikitext2": "WikiText-2",
+        }
+        found = table[table["score"] == "length alone"] if table is not None else []
+        return 100 - float(found.iloc[0][column[ood]]) if len(found) else None
+
+    # --- claims, choices, cells
+
+    @functools.cached_property
+    def measured(self) -> dict[str, claims.Parts]:
+        return claims.effects(self.profile, self._evidence)
+
+    @functools.cached_property
+    def judged(self) -> pd.DataFrame:
+        return claims.evaluate(self.profile, self.measured).set_index("claim", drop=False)
+
+    def claim(self, name: str) -> str:
+        """The verdict."""
+        return self.judged.loc[name, "verdict"]
+
+    def part(self, claim: str, name: str, apart: str = "") -> Interval:
+        found = [p.effect for p in self.measured[claim] if (p.name, p.apart) == (name, apart)]
+        if len(found) != 1:
+            known = [(p.name, p.apart) for p in self.measured[claim]]
+            raise KeyError(f"expected a part of {claim!r}, got {(name, apart)}; it has {known}")
+        return found[0]
+
+    def holding(self, claim: str, apart: str | None = "") -> str:
+        """ "2 of 7": in how many parts a claim holds."""
+        signs = [p.sign for p in self.measured[claim] if apart is None or p.apart == apart]
+        return f"{signs.count(1)} of {len(signs)}"
+
+    def count(self, word: str) -> int:
+        return int((self.judged["verdict"] == word).sum())
+
+    @functools.cached_property
+    def choices(self) -> pd.DataFrame:
+        return decisions.over_seeds(
+            decisions.effects(self.profile, lambda _, table: self._evidence.finished(table))
+        )
+
+    def choice(self, code: str, ood: str, score: str = "pz", k: int = 0) -> Interval:
+        """AUROC points gained by an open choice; k: which of several under one code."""
+        return self._choice(code, k).query("ood == @ood and score == @score")["effect"].item()
+
+    def choice_bpd(self, code: str, k: int = 0) -> Interval:
+        return self._choice(code, k)["bpd"].iloc[0]
+
+    def _choice(self, code: str, k: int) -> pd.DataFrame:
+        found = self.choices[self.choices["code"] == code]
+        return found[found["choice"] == list(dict.fromkeys(found["choice"]))[k]]
+
+    @functools.cached_property
+    def cells(self) -> pd.DataFrame:
+        """Every printed percentage of Tables 1, 2, 3, 5 and 6 with ours and the verdict: table, ..., verdict."""
+        return pd.concat([self._joined(name).assign(table=name) for name in CELLS], ignore_index=True)
+
+    def cell_counts(self, tables_: Iterable[str] = ("table_2", "table_3")) -> dict[str, int]:
+        """How many printed cells agree, are higher, lower, cannot be told; "all": how many were run."""
+        words = self.cells[self.cells["table"].isin(list(tables_))]["verdict"].value_counts().to_dict()
+        ran = {w: n for w, n in words.items() if w in ("agrees", "higher", "lower", "cannot tell")}
+        return (
+            dict.fromkeys(("agrees", "higher", "lower", "cannot tell"), 0)
+            | words
+            | {"all": sum(ran.values())}
+        )
+
+    def _joined(self, name: str) -> pd.DataFrame:
+        finished = self._finished(name)
+        if name == "table_1" and not finished:
+            finished = [r for (_, m), of in self._images.items() if m == "mle" for r in of]
+        paper = tables.printed(name)
+        ours = self._ours(name, finished)
+        keys = [c for c in paper.columns if c not in ("paper", "best", "printed_delta")]
+        setting = {"table_5": BACKBONE, "table_6": ENCODER}.get(name, "")
+        return tables.paper_vs_ours(paper, ours, keys, setting=setting, absent=tables.absent(finished))
+
+    def _ours(self, name: str, finished: list[runs.Run]) -> pd.DataFrame:
+        long = tables.collect(finished) if finished else pd.DataFrame(columns=_LONG)
+        if name == "table_5":
+            long = long[(long["score"] == "published")].assign(dataset=long["id"])
+            long["model"] = [m.run.spec.model for m in long["measured"]]
+            long = long.replace({"method": {"mle": "plain"}})
+            keys = ["model", "method", "dataset", "metric"]
+        elif name == "table_6":
+            long = long[long["score"] == "pz"].assign(
+                outliers=long["method"].map({"mle": "without", "text": "with"})
+            )
+            long = long[[not m.run.spec.encoder.startswith("tfidf") for m in long["measured"]]]
+            long = long.replace({"metric": {"aupr_out": "aupr"}})
+            keys = ["ood", "outliers", "metric"]
+        else:
+            long = long.replace(
+                {"score": {"pz": "nll", "pz_comp": "comp"}, "metric": {"fpr95_id95": "fpr95"}}
+            )
+            keys = ["id", "method", "score", "ood", "metric"]
+            long = long[long["method"].eq("mle") & long["score"].eq("nll")] if name == "table_1" else long
+            keys = ["id", "ood", "metric"] if name == "table_1" else keys
+        wanted = tables.printed(name)[keys].drop_duplicates()
+        long = long.merge(wanted, on=keys)
+        empty = [*keys, "value", "low", "high", "n_seeds"]
+        return tables.over_seeds(long, keys) if len(long) else pd.DataFrame(columns=empty)
+
+    # --- the rest
+
+    def _finished(self, table: str) -> list[runs.Run]:
+        return sorted(self._evidence.finished(table), key=lambda r: r.spec.seed)
+
+    def simple(self, id: str = "cifar10") -> dict[str, "model_cards.Simple"]:
+        """Images simpler than any test set under the published detector of an ID set, by name."""
+        return self._simple.get(id, {})
+
+    @functools.cached_property
+    def _simple(self) -> dict[str, dict[str, "model_cards.Simple"]]:
+        return {run.spec.id: model_cards.simple(run) for run in model_cards.models(self.profile).values()}
+
+    def specs(self, table: str) -> list[runs.Spec]:
+        """The rows of a table of the grid, run or not."""
+        return grid.rows(self.profile, table)
+
+    def times_parameters(self) -> str:
+        """How many times as many parameters the squeezed flow has."""
+        a, b = (self.of(m)[0].metrics["n_parameters"] for m in ("squeezed", "mle"))
+        return f"{a / b:.1f}"
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """A table that a notebook left."""
+        path = paths.profile_dir(self.profile) / "tables" / f"{name}.csv"
+        return pd.read_csv(path) if path.is_file() else None
+
+    def complexity(self, ood: str, id: str = "cifar10") -> float:
+        """Mean C(x) of a test set, bits/dim."""
+        return self.of("mle", id)[0].metrics["complexity"][ood]["mean"]
+
+    def paper(self, method: str, ood: str, id: str = "cifar10", score: str = "nll") -> float:
+        """AUROC as Tables 2 and 3 print it."""
+        rows = pd.concat(tables.printed(t) for t in ("table_2", "table_3"))
+        wanted = (rows[["id", "method", "ood", "score", "metric"]] == [id, method, ood, score, "auroc"]).all(
+            axis=1
+        )
+        return rows[wanted]["paper"].item()
+
+    def paper_maps(self, method: str, model: str, dataset: str = "chest_xray") -> float:
+        """AUROC as Table 5 prints it; method "plain" is the model as published."""
+        rows = tables.printed("table_5").query("metric == 'auroc'")
+        return rows[(rows[["model", "method", "dataset"]] == [model, method, dataset]).all(axis=1)][
+            "paper"
+        ].item()
+
+    def paper_text(self, outliers: str, ood: str) -> float:
+        """AUROC as Table 6 prints it; outliers: with, without."""
+        rows = tables.printed("table_6").query("metric == 'auroc'")
+        return rows[(rows[["outliers", "ood"]] == [outliers, ood]).all(axis=1)]["paper"].item()
+
+
+_LONG = ["id", "method", "seed", "ood", "score", "metric", "value", "measured"]
+
+
+def _over(samples: list[Sample], signed: bool = False) -> Interval | None:
+    return intervals.over(samples, bounds=(-100 if signed else 0, 100)) if samples else None
+
+
+def _differences(a: list[runs.Run], b: list[runs.Run], ood: str, score: str) -> list[Sample]:
+    before = {r.spec.seed: r for r in b}
+    pairs = [(r, before[r.spec.seed]) for r in a if r.spec.seed in before]
+    return [tables.sample(x, ood, score) - tables.sample(y, ood, score) for x, y in pairs]
+
+
+def facts_of(f: Facts) -> dict[str, Any]:
+    """What a template may call: public methods of `Facts`, `cells()` with the counts of verdicts, `facts` itself."""
+    names = [n for n in dir(Facts) if not n.startswith("_") and callable(getattr(Facts, n))]
+    return {name: getattr(f, name) for name in names} | {"cells": f.cell_counts, "facts": f}
+
+
+_EXPRESSION = re.compile(r"\{(?P<code>-?[a-z_]\w*\([^{}]*?)(?::(?P<spec>[+,]?(?:\.\d)?[a-z]))?\}")
+_SAFE = {"abs": abs, "all": all, "any": any, "min": min, "max": max, "len": len, "round": round}
+
+
+def render(template: str, given: Mapping[str, Any], name: str = "findings.md") -> str:
+    """The page: conditions evaluated and left out, numbers filled in.
+
+    Raises:
+        ValueError: a condition does not hold, or a name is unknown; says which line of the template.
+    """
+    names = {"__builtins__": _SAFE} | dict(given)
+
+    def filled(match: re.Match[str]) -> str:
+        value = eval(match["code"], names)
+        if value is None:
+            raise ValueError(f"nothing was run for {match['code']}")
+        return format(value, match["spec"] or "")
+
+    page = []
+    for number, line in enumerate(template.splitlines(), 1):
+        try:
+            if line.startswith("%%"):
+                if not eval(line[2:], names):
+                    raise ValueError("it is not so any more: change the sentence above it")
+                continue
+            page.append(_EXPRESSION.sub(filled, line))
+        except Exception as error:
+            raise ValueError(f"{name}, line {number}, {line.strip()[:120]!r}: {error}") from error
+    return "\n".join(page) + "\n"
