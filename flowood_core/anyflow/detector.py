@@ -7,6 +7,7 @@ own, where a higher score means more OOD, under a name that says so: `ood_score`
     score_samples(X)       -ood_score(X), higher = more normal
     decision_function(X)   gamma - ood_score(X): positive is normal
     predict(X)             +1 ID, -1 OOD, by eq. (6)
+    parts(X)               the score of each level, where there are two
 
 Of files (a folder, a path, a list of paths) all four give a pandas Series whose index holds the names: a file that
 could not be read is not in it, and a warning names it. Of everything else they give an array.
@@ -33,8 +34,10 @@ from flowood_core.anyflow import (
     building,
     correction,
     detector_files,
+    explaining,
     folders,
     inputs,
+    levels,
     protocols,
     pytorch_ood,
     ranges,
@@ -57,6 +60,10 @@ class Detector(OutlierMixin, BaseEstimator):
         outliers: see `correction.correct`, "text" excepted; None leaves out the correction (maximum likelihood alone).
         kind: "px" is -log p_X, the product's default. "pz" is -log p_Z, eq. (4) as printed. "fusion" weighs both
             and C(x) by what tells ID from the synthetic outliers: 8-bit images only.
+        level: where the flow looks. "pixels": at the samples themselves, texture and noise. "features": 8-bit images
+            through a frozen network, content (`levels.FeatureLevel`). "both": the sum of the two surprises, each
+            read off held-out ID images (`levels.Join`); no OOD image has a say.
+        encoder: the frozen network of level "features" and "both", see `features.images.ImageEncoder`.
         mle_steps: of maximum likelihood before the correction; 0 for a flow that is trained already.
         steps: of the correction; with 0 and mle_steps=0 the flow is taken as it is.
         batch_size, lr: of the training.
@@ -78,6 +85,8 @@ class Detector(OutlierMixin, BaseEstimator):
         *,
         outliers: Any = "auto",
         kind: str = "px",
+        level: str = "pixels",
+        encoder: Any = "efficientnet_lite0",
         mle_steps: int = 500,
         steps: int = 500,
         batch_size: int = 32,
@@ -90,6 +99,7 @@ class Detector(OutlierMixin, BaseEstimator):
         seed: int = 0,
     ):
         self.flow, self.outliers, self.kind = flow, outliers, kind
+        self.level, self.encoder = level, encoder
         self.mle_steps, self.steps, self.batch_size, self.lr, self.tau = mle_steps, steps, batch_size, lr, tau
         self.keep, self.holdout, self.blocks, self.hidden, self.seed = keep, holdout, blocks, hidden, seed
 
@@ -119,6 +129,7 @@ class Detector(OutlierMixin, BaseEstimator):
             "mle_steps", "steps", "batch_size", "lr", "tau", "keep", "holdout", "blocks", "hidden", "seed",
         )  # fmt: skip
         ranges.one_of("kind", self.kind, SCORES)
+        ranges.one_of("level", self.level, levels.LEVELS)
         return ranges.checked(**{name: getattr(self, name) for name in names})
 
     def _fitted(self, x: Tensor, y: Any, settings: dict[str, Any]) -> Self:
@@ -132,18 +143,31 @@ class Detector(OutlierMixin, BaseEstimator):
         held, train = x[order[:n_held]], x[order[n_held:]]
 
         is_corrected = settings["steps"] > 0 and self.outliers is not None
+        # before anything is trained: a missing network is met now
+        self.level_ = levels.level_for(self.level, self.encoder, train, n_held, seed=settings["seed"])
         flow = self._start(train, settings)
         self._check_suits(flow, train, is_corrected)
         how: dict[str, Any] = {name: settings[name] for name in ("batch_size", "lr", "seed")}
         how |= {"quiet": True, "least": 2}
-        if settings["mle_steps"]:
+        if settings["mle_steps"] and self.level != "features":
             flow = correction.correct(flow, train, objective="mle", steps=settings["mle_steps"], **how)
-        if is_corrected:
+        if is_corrected and self.level != "features":
             more = {"tau": settings["tau"], "steps": settings["steps"]}
             flow = correction.correct(flow, train, self.outliers, **more, **how)
         self.flow_ = adapt.as_flow(flow).eval()
         self.fusion_ = self._fused(train, settings["seed"]) if self.kind == "fusion" else None
+        self._fit_level(train, is_corrected)
+        self.join_ = levels.Join.fit(self._levels(held)) if self.level == "both" else None
         return self.fit_threshold(held)
+
+    def _fit_level(self, x: Tensor, is_corrected: bool) -> None:
+        if self.level_ is not None:
+            _, method = correction.chosen_outliers(self.outliers or "auto", "softplus", x, None, None)
+            self.level_.fit(x, method if is_corrected else None)
+
+    def _levels(self, x: Tensor) -> dict[str, np.ndarray]:
+        """The score of each level, higher = more OOD."""
+        return {"pixels": self._pixel_score(x), "features": self.level_.score(x)}
 
     def _check_enough(self, x: Tensor) -> None:
         inputs.check_samples(x, LEAST, "X")
@@ -198,6 +222,7 @@ class Detector(OutlierMixin, BaseEstimator):
             )
         made = cls(flow, kind=kind, mle_steps=0, steps=0)
         made.flow_, made.built_, made.fusion_ = adapt.as_flow(flow).eval(), None, None
+        made.level_ = made.join_ = None
         made.dtype_, made.threshold_ = dtype, threshold
         shape = getattr(made.flow_, "shape", None)
         made.shape_ = None if shape is None else tuple(shape)
@@ -233,6 +258,30 @@ class Detector(OutlierMixin, BaseEstimator):
             return np.concatenate([self._score(self._checked(part)) for part in x.split(64)])
         scored = [pd.Series(self._score(self._checked(x)), names) for names, x in folder.named_batches()]
         return pd.concat(scored).rename("ood_score").rename_axis("file")
+
+    def parts(self, X: Any) -> pd.DataFrame:
+        """What each level says of each sample, and the score made of them: one row a sample, higher = more OOD.
+
+        Returns:
+            Columns pixels [nats], features [nats] and ood_score, as far as the detector has these levels; the index
+            holds the names of files.
+        """
+        check_is_fitted(self, "flow_")
+        folder = self._folder(X)
+        batches = (
+            [(None, part) for part in self._read(X, is_new=False).split(64)]
+            if folder is None
+            else folder.named_batches()
+        )
+        found = [self._parts(self._checked(x), names) for names, x in batches]
+        return pd.concat(found, ignore_index=folder is None).rename_axis(None if folder is None else "file")
+
+    def _parts(self, x: Tensor, names: Any) -> pd.DataFrame:
+        if self.level == "both":
+            of = self._levels(x)
+            return pd.DataFrame(of | {"ood_score": self.join_(of)}, index=names)
+        score = self._score(x)
+        return pd.DataFrame({self.level: score, "ood_score": score}, index=names)
 
     def score_samples(self, X: Any) -> np.ndarray | pd.Series:
         """scikit-learn's orientation: higher = more normal. The negative of `ood_score`."""
@@ -271,24 +320,7 @@ class Detector(OutlierMixin, BaseEstimator):
             complexity [bits/dim]; ood_score [nats for kind "px", higher = more OOD]; beyond_id, the share of ID that
             scores lower; gamma; verdict, ID or OOD by eq. (6).
         """
-        from flowood_core.complexity import image_complexity
-
-        if not pictures:
-            raise ValueError(
-                "expected at least one picture, got none; give {name: uint8 tensor (c, h, w)}, see inputs.picture"
-            )
-        x = torch.stack(list(pictures.values()))
-        scores = np.asarray(self.ood_score(x))
-        return pd.DataFrame(
-            {
-                "complexity": image_complexity(x).numpy(),
-                "ood_score": scores,
-                "beyond_id": [(np.asarray(id_scores) < s).mean() for s in scores],
-                "gamma": self.threshold_.gamma,
-                "verdict": np.where(self.threshold_.decide(scores), "OOD", "ID"),
-            },
-            index=pd.Index(pictures, name="picture"),
-        )
+        return explaining.explained(self, pictures, np.asarray(id_scores))
 
     @property
     def offset_(self) -> float:
@@ -296,6 +328,11 @@ class Detector(OutlierMixin, BaseEstimator):
         return -self.threshold_.gamma
 
     def _score(self, x: Tensor) -> np.ndarray:
+        if self.level == "both":
+            return self.join_(self._levels(x))
+        return self._pixel_score(x) if self.level == "pixels" else self.level_.score(x)
+
+    def _pixel_score(self, x: Tensor) -> np.ndarray:
         if self.fusion_ is not None:
             return self.fusion_.score(self._quantities(x))
         if self.kind == "pz":
@@ -353,6 +390,8 @@ class Detector(OutlierMixin, BaseEstimator):
     def save(self, folder: str | os.PathLike) -> Path:
         """Write `weights.safetensors` and `detector.json` into a folder: numbers and text, no pickle.
 
+        A detector with a level on features also writes `level.safetensors`; the frozen network is named, not copied.
+
         Returns:
             The folder.
         """
@@ -366,6 +405,7 @@ class Detector(OutlierMixin, BaseEstimator):
         stored = detector_files.Stored(
             self.flow_, self.built_, settings, self.shape_, self.dtype_, self.kind, self.threshold_, self.fusion_,
             None if names is None else [str(name) for name in names], getattr(self, "pictures_", None),
+            self.level_, self.join_,
         )  # fmt: skip
         return detector_files.write(folder, stored)
 
@@ -379,6 +419,7 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             FileNotFoundError: no detector there.
             ValueError: another file, weights that belong to another detector or are damaged, or a flow is missing.
+            MissingWeights, BackboneError: the frozen network is not to be had; says how to get it.
         """
         stored = detector_files.read(folder, flow)
         known = cls().get_params(deep=False)
@@ -386,6 +427,7 @@ class Detector(OutlierMixin, BaseEstimator):
         made = cls(flow if stored.plan is None else None, **settings)
         made.flow_, made.built_, made.fusion_ = stored.flow, stored.plan, stored.fusion
         made.shape_, made.dtype_, made.threshold_ = stored.shape, stored.dtype, stored.threshold
+        made.level_, made.join_ = stored.level, stored.join
         if len(stored.shape) == 1:
             made.n_features_in_ = stored.shape[0]
         if stored.names is not None:

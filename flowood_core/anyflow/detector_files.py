@@ -16,6 +16,7 @@ from torch import nn
 
 import flowood_core
 from flowood_core.anyflow import adapt, building
+from flowood_core.anyflow.levels import FeatureLevel, Join
 from flowood_core.flow import Flow
 from flowood_core.neighbours import Fusion
 from flowood_core.scores import Threshold
@@ -24,7 +25,7 @@ from flowood_core.system.files import write_atomically
 __all__ = ["FORMAT", "Stored", "read", "write"]
 
 FORMAT = "flowood detector 1"
-WEIGHTS, FACTS = "weights.safetensors", "detector.json"
+WEIGHTS, LEVEL, FACTS = "weights.safetensors", "level.safetensors", "detector.json"
 
 
 class Stored(NamedTuple):
@@ -37,6 +38,7 @@ class Stored(NamedTuple):
         shape, dtype: of a sample.
         names: of the columns, where they have any.
         pictures: how files are read.
+        level, join: on features, and how its score is joined to that of the pixels; None without.
     """
 
     flow: nn.Module
@@ -49,6 +51,8 @@ class Stored(NamedTuple):
     fusion: Fusion | None
     names: list[str] | None = None
     pictures: dict[str, Any] | None = None
+    level: FeatureLevel | None = None
+    join: Join | None = None
 
 
 def write(folder: str | os.PathLike, stored: Stored) -> Path:
@@ -76,6 +80,12 @@ def write(folder: str | os.PathLike, stored: Stored) -> Path:
         "versions": {"flowood": flowood_core.__version__, "torch": str(torch.__version__)},
     }
     facts |= {name: value for name in ("names", "pictures") if (value := getattr(stored, name)) is not None}
+    if stored.level is not None:
+        about, tensors = stored.level.state()
+        level = safetensors.torch.save(tensors)
+        facts["level"] = {"facts": about, "sha256": hashlib.sha256(level).hexdigest()}
+        facts["join"] = None if stored.join is None else stored.join.facts()
+        write_atomically(folder / LEVEL, level)
     write_atomically(folder / WEIGHTS, weights)
     # last: it names the weights
     write_atomically(folder / FACTS, (json.dumps(facts, indent=2) + "\n").encode())
@@ -92,12 +102,7 @@ def read(folder: str | os.PathLike, flow: nn.Module | None = None) -> Stored:
     """
     folder = Path(folder)
     facts = _facts(folder)
-    weights = (folder / WEIGHTS).read_bytes() if (folder / WEIGHTS).is_file() else b""
-    if hashlib.sha256(weights).hexdigest() != facts["weights_sha256"]:
-        raise ValueError(
-            f"expected the weights that {FACTS} names, got other or damaged ones in {folder / WEIGHTS}; copy both "
-            "files again, they belong together"
-        )
+    weights = _named(folder / WEIGHTS, facts["weights_sha256"])
     plan = facts["flow"]
     is_given = plan["type"] == "given"
     if is_given and flow is None:
@@ -117,7 +122,26 @@ def read(folder: str | os.PathLike, flow: nn.Module | None = None) -> Stored:
         fusion=None if facts["fusion"] is None else Fusion.of_facts(facts["fusion"]),
         names=facts.get("names"),
         pictures=facts.get("pictures"),
+        level=_level(folder, facts.get("level")),
+        join=None if facts.get("join") is None else Join.from_facts(facts["join"]),
     )
+
+
+def _level(folder: Path, of: dict[str, Any] | None) -> FeatureLevel | None:
+    if of is None:
+        return None
+    return FeatureLevel.from_state(of["facts"], safetensors.torch.load(_named(folder / LEVEL, of["sha256"])))
+
+
+def _named(path: Path, sha256: str) -> bytes:
+    """A file's content, if it is what the facts name."""
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(
+            f"expected the weights that {FACTS} names, got other or damaged ones in {path}; copy all files of the "
+            "folder again, they belong together"
+        )
+    return content
 
 
 def _facts(folder: Path) -> dict[str, Any]:

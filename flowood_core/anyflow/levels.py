@@ -21,8 +21,9 @@ from flowood_core.features.images import ImageEncoder
 from flowood_core.flow import Flow, densities, vector_flow
 from flowood_core.outliers.vectors import Pool
 
-__all__ = ["FeatureLevel", "Join", "Tail", "joined"]
+__all__ = ["LEAST_SCORES", "LEVELS", "FeatureLevel", "Join", "Tail", "joined", "level_for"]
 
+LEVELS = ("pixels", "features", "both")
 FORMAT = "flowood feature level 1"
 STANDARD, FLOW = "standard.", "flow."
 BUILDS = ("components", "blocks", "hidden", "seed")
@@ -195,6 +196,32 @@ class FeatureLevel:
         except RuntimeError as error:
             raise ValueError(f"expected the tensors of this level, got others: {error}") from error
         return made
+
+
+def level_for(level: str, encoder: Any, x: Tensor, n_held: int, *, seed: int) -> FeatureLevel | None:
+    """The level on features that a detector asks for, not fitted yet; None for "pixels".
+
+    Args:
+        level: one of `LEVELS`.
+        encoder: see `FeatureLevel`.
+        x: the ID samples it will be fitted on. n_held: how many more are held out.
+    Raises:
+        ValueError: no 8-bit images, or too few held out to put two levels on one scale.
+        MissingWeights, BackboneError: the network is not to be had; says how to get it.
+    """
+    if level == "pixels":
+        return None
+    if x.dtype != torch.uint8 or x.ndim != 4:
+        raise ValueError(
+            f"expected 8-bit images (n, c, h, w) for level={level!r}, got {x.dtype} {tuple(x.shape)}; use "
+            "level='pixels', the samples themselves"
+        )
+    if len(x) < LEAST or (level == "both" and n_held < LEAST_SCORES):
+        raise ValueError(
+            f"expected at least {LEAST} images to train on and {LEAST_SCORES} held out for level={level!r}, got "
+            f"{len(x)} and {n_held}; collect more, or change holdout"
+        )
+    return FeatureLevel(encoder, seed=seed)
 
 
 def _encoder_of(facts: Mapping[str, Any], given: Any) -> Any:
