@@ -337,8 +337,8 @@ def headline(profile: str = facts.PROFILE) -> str:
     verdicts = (
         f"CIFAR-10 as ID, AUROC in percent by eq. (4), mean of {len(f.of('mle'))} seeds, 95 % interval over seeds "
         f"and draws; {_trained(f, 'cifar10'):,} training images and {f.of('mle')[0].spec.epochs:g} epochs, not "
-        f"the paper's 50,000 and 500. Of the {n['all']} cells of Tables 2 and 3 that were run, {n['agrees']} agree "
-        f"with the paper, {differ} differ, {n['cannot tell']} cannot be told yet."
+        f"the paper's 50,000 and 500. Of the {n['all']} cells of Tables 2 and 3 that ran, {n['agrees']} agree with "
+        f"the paper, {differ} differ, {n['cannot tell']} cannot be told yet."
     )
     return "\n\n".join([BEGIN, markdown(["", "paper", "ours"], rows), verdicts, END])
 
