@@ -60,9 +60,8 @@ class Detector(OutlierMixin, BaseEstimator):
         outliers: see `correction.correct`, "text" excepted; None leaves out the correction (maximum likelihood alone).
         kind: "px" is -log p_X, the product's default. "pz" is -log p_Z, eq. (4) as printed. "fusion" weighs both
             and C(x) by what tells ID from the synthetic outliers: 8-bit images only.
-        level: where the flow looks. "pixels": at the samples themselves, texture and noise. "features": 8-bit images
-            through a frozen network, content (`levels.FeatureLevel`). "both": the sum of the two surprises, each
-            read off held-out ID images (`levels.Join`); no OOD image has a say.
+        level: where the flow looks: at "pixels", at "features" of 8-bit images (`levels.FeatureLevel`), or at "both",
+            whose surprises are added on a scale of held-out ID images (`levels.Join`); no OOD image has a say.
         encoder: the frozen network of level "features" and "both", see `features.images.ImageEncoder`.
         mle_steps: of maximum likelihood before the correction; 0 for a flow that is trained already.
         steps: of the correction; with 0 and mle_steps=0 the flow is taken as it is.
@@ -260,11 +259,9 @@ class Detector(OutlierMixin, BaseEstimator):
         return pd.concat(scored).rename("ood_score").rename_axis("file")
 
     def parts(self, X: Any) -> pd.DataFrame:
-        """What each level says of each sample, and the score made of them: one row a sample, higher = more OOD.
+        """One row a sample: columns pixels and features [nats], as far as it has these levels, and ood_score.
 
-        Returns:
-            Columns pixels [nats], features [nats] and ood_score, as far as the detector has these levels; the index
-            holds the names of files.
+        Higher = more OOD. The index holds the names of files.
         """
         check_is_fitted(self, "flow_")
         folder = self._folder(X)
@@ -388,12 +385,9 @@ class Detector(OutlierMixin, BaseEstimator):
     # --- files -------------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike) -> Path:
-        """Write `weights.safetensors` and `detector.json` into a folder: numbers and text, no pickle.
+        """Write `weights.safetensors` and `detector.json` into a folder, which is returned: no pickle.
 
-        A detector with a level on features also writes `level.safetensors`; the frozen network is named, not copied.
-
-        Returns:
-            The folder.
+        A level on features adds `level.safetensors`; its frozen network is named, not copied.
         """
         check_is_fitted(self, "flow_")
         if self.shape_ is None:
