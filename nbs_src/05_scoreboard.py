@@ -30,6 +30,7 @@ profile: str = "quick"
 import pandas as pd
 
 from flowood_core.evidence import claims, tables
+from flowood_core.evidence.verdicts import judge
 from flowood_core.runs import grid
 from flowood_core.notebook import params, figures
 
@@ -44,7 +45,7 @@ An effect is signed so that positive is what the paper says, and has a 95 % inte
 """
 
 # %%
-figures.show_source(claims.judge)
+figures.show_source(judge)
 
 # %%
 measured = claims.effects(P.profile)

@@ -7,107 +7,39 @@ One rule says what counts: the quantity the paper uses, on the ID and OOD sets t
 they were run. Another quantity (log p_X where the paper shows log p_Z) and our own sets are counted apart, under their
 name. A profile that has none of the paper's sets is judged on its own.
 
-A part holds where its interval lies above zero, is against the claim where it lies below, and is open else. An effect
-without an interval, a fact about data, is judged by its sign.
-
-    holds            every part holds (where the paper says "in some": one)
-    holds partly     some part holds
-    does not hold    none holds, and one is against
-    cannot tell      none holds, and all are open
-    not run          nothing of it was measured
-    other setting    measured with another backbone or encoder than the paper's only: no verdict on the claim
+`verdicts` says when a part holds, and what that makes of the claim.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
 
-from flowood_core import datasets, intervals, runs
+from flowood_core import intervals, runs
 from flowood_core.datasets import corpora, highdim
 from flowood_core.evidence import tables
+from flowood_core.evidence.measured import (
+    BY_PX,
+    OTHER_SETS,
+    Evidence,
+    facts,
+    gains,
+    label,
+    of_method,
+    pairs,
+    whose,
+)
+from flowood_core.evidence.verdicts import Part, Parts, judge
 from flowood_core.features import encoders, map_flows
 from flowood_core.intervals import Interval, Sample
 from flowood_core.outliers.image import METHOD_LABELS
-from flowood_core.runs import grid
 from flowood_core.system import paths
 
-__all__ = ["WORDS", "Evidence", "Part", "Verdict", "effects", "evaluate", "frame", "judge", "printed"]
+__all__ = ["Evidence", "effects", "evaluate", "frame", "printed"]
 
-WORDS = ("holds", "holds partly", "does not hold", "cannot tell", "not run", "other setting")
 BACKBONES = {"fastflow": "wide_resnet50_2", "cs_flow": "efficientnet_b5"}  # A23
 ENCODER = "albert/albert-base-v2"
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One part of a claim: a set, a pair of sets, a reading.
-
-    Attributes:
-        name: as a table prints it.
-        effect: positive as claimed.
-        apart: why it does not count for the verdict: "by log p_X", "sets that are not the paper's"; "" where it does.
-        setting: what differs from the paper's set-up: "other backbone", "other encoder"; "" where nothing does.
-    """
-
-    name: str
-    effect: Interval
-    apart: str = ""
-    setting: str = ""
-
-    @property
-    def sign(self) -> int:
-        """+1 holds, -1 against, 0 open."""
-        low, high = self.effect.low, self.effect.high
-        if not np.isfinite(low):
-            low = high = self.effect.value
-        return int(low > 0) - int(high < 0)
-
-    def __str__(self) -> str:
-        return f"{self.name} {_shown(self.effect)}".strip()
-
-
-Parts = list[Part]
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What the measurements say about a claim.
-
-    Attributes:
-        word: one of `WORDS`.
-        holds, against, n: parts that hold, that are against, and all that count.
-        worst, best: of the parts that count, by their effects.
-        apart: for each group that does not count, in how many of its parts it holds.
-        seeds: how many each part has, "3", "1–3"; "–" for facts about data.
-        setting: what differs from the paper's set-up, "" where nothing does.
-    """
-
-    word: str
-    holds: int = 0
-    against: int = 0
-    n: int = 0
-    worst: str = ""
-    best: str = ""
-    apart: str = ""
-    seeds: str = ""
-    setting: str = ""
-
-    @property
-    def parts(self) -> str:
-        """ "holds in 2 of 5 parts, 1 against" """
-        if not self.n:
-            return ""
-        against = f", {self.against} against" if self.against else ""
-        return f"holds in {self.holds} of {self.n} {'part' if self.n == 1 else 'parts'}{against}"
-
-    @property
-    def effects(self) -> str:
-        """One line: how many parts, the best and the worst, and what is counted apart."""
-        ends = f"best: {self.best}; worst: {self.worst}" if self.n > 1 else self.best
-        return "; ".join(piece for piece in (self.parts, ends, self.apart) if piece)
 
 
 TESTS: dict[str, Callable[["Evidence"], Parts]] = {}
@@ -162,147 +94,6 @@ def frame(measured: dict[str, Parts]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def judge(parts: Sequence[Part], needs: str = "all") -> Verdict:
-    """The verdict on a claim; see the top of the file.
-
-    Args:
-        needs: "all" parts, or "some", where the paper says that it holds on some sets.
-    """
-    counted = [p for p in parts if not p.apart]
-    if not counted:
-        return Verdict("not run", apart=_apart(parts))
-    signs = [p.sign for p in counted]
-    holds, against, n = signs.count(1), signs.count(-1), len(signs)
-    ranked = sorted(counted, key=lambda p: p.effect.value)
-    settings = sorted({p.setting for p in counted})
-    return Verdict(
-        _word(holds, against, n, needs) if "" in settings else "other setting",
-        holds,
-        against,
-        n,
-        worst=str(ranked[0]),
-        best=str(ranked[-1]),
-        apart=_apart(parts),
-        seeds=_seeds(counted),
-        setting=", ".join(s for s in settings if s),
-    )
-
-
-def _word(holds: int, against: int, n: int, needs: str) -> str:
-    if holds == n or (needs == "some" and holds):
-        return "holds"
-    if holds:
-        return "holds partly"
-    return "does not hold" if against else "cannot tell"
-
-
-def _apart(parts: Sequence[Part]) -> str:
-    groups: dict[str, list[int]] = {}
-    for p in parts:
-        if p.apart:
-            groups.setdefault(p.apart, []).append(p.sign)
-    return "; ".join(f"{name}: {signs.count(1)} of {len(signs)}" for name, signs in groups.items())
-
-
-def _seeds(parts: Sequence[Part]) -> str:
-    n = sorted({len(p.effect.seeds) if p.effect.kind != "nothing" else 0 for p in parts})
-    if n == [0]:
-        return "–"
-    return f"{n[0]}" if len(n) == 1 else f"{n[0]}–{n[-1]}"
-
-
-def _shown(e: Interval) -> str:
-    return f"{e:+.1f}" if abs(e.value) >= 2 else f"{e:+.2f}"
-
-
-# --- what was measured -------------------------------------------------------------------------------------
-
-Key = tuple[str, str, int]  # ID set, method, seed
-
-
-class Evidence:
-    """The runs and tables of a profile, each read once."""
-
-    def __init__(self, profile: str):
-        self.profile = profile
-        self._finished: dict[str, list[runs.Run]] = {}
-
-    def finished(self, table: str) -> list[runs.Run]:
-        if table not in self._finished:
-            self._finished[table] = grid.finished(self.profile, table)
-        return self._finished[table]
-
-    def table(self, name: str) -> pd.DataFrame | None:
-        """A table that a notebook left, if it has run."""
-        path = paths.profile_dir(self.profile) / "tables" / f"{name}.csv"
-        return pd.read_csv(path) if path.is_file() else None
-
-    @functools.cached_property
-    def rows(self) -> dict[Key, runs.Run]:
-        """The rows of Tables 2 and 3, every ID set."""
-        found = [*self.finished("table_2"), *self.finished("table_3")]
-        return {(r.spec.id, r.spec.method, r.spec.seed): r for r in found}
-
-
-def _pairs(at: Evidence, a: str, b: str) -> dict[str, list[tuple[runs.Run, runs.Run]]]:
-    """Runs of two methods with the same ID set and seed, by ID set."""
-    found: dict[str, list[tuple[runs.Run, runs.Run]]] = {}
-    done = at.rows
-    for (id_, method, seed), run in done.items():
-        if method == a and (id_, b, seed) in done:
-            found.setdefault(id_, []).append((run, done[id_, b, seed]))
-    return found
-
-
-def _of(at: Evidence, method: str) -> dict[str, list[runs.Run]]:
-    """The runs of one method by ID set, one per seed."""
-    found: dict[str, list[runs.Run]] = {}
-    for (id_, named, _), run in at.rows.items():
-        if named == method:
-            found.setdefault(id_, []).append(run)
-    return found
-
-
-def _label(name: str) -> str:
-    original = name.removesuffix("_blurred")
-    return "blurred " * (name != original) + datasets.LABELS.get(original, original)
-
-
-OTHER_SETS, BY_PX = "sets that are not the paper's", "by log p_X"
-
-
-@functools.cache
-def _papers(table: str) -> frozenset[tuple[str, str]]:
-    cells = tables.printed(table)
-    return frozenset(zip(cells["id"], cells["ood"], strict=True))
-
-
-def _whose(id_: str, ood: str, *tables_: str) -> str:
-    """What sets a pair apart: "" where these tables print it, and for ID sets that are not the paper's at all."""
-    mine = id_ not in {"cifar10", "cifar100", "isun", "svhn"}
-    return "" if mine or any((id_, ood) in _papers(t) for t in tables_) else OTHER_SETS
-
-
-def _gains(
-    at: Evidence, a: str, b: str, score: str = "pz", apart: str = "", only_papers: bool = False
-) -> Parts:
-    """AUROC of method a minus b for every pair of sets, percent points; the paper's pairs first."""
-    found = []
-    for id_, of in _pairs(at, a, b).items():
-        for ood in of[0][0].metrics["ood"]:
-            whose = _whose(id_, ood, "table_2", "table_3")
-            if not (whose and only_papers):
-                gains = [tables.sample(x, ood, score) - tables.sample(y, ood, score) for x, y in of]
-                name = f"{_label(id_)} / {_label(ood)}"
-                found.append(Part(name, intervals.over(gains, bounds=(-100, 100)), apart or whose))
-    return sorted(found, key=lambda p: p.apart != "")
-
-
-def _facts(values: Iterable[tuple[str, float]]) -> Parts:
-    """Parts that are facts about data: no seed, no draw."""
-    return [Part(name, intervals.over([Sample(float(v))])) for name, v in values]
-
-
 # --- the tests ---------------------------------------------------------------------------------------------
 
 
@@ -331,9 +122,9 @@ def _of_fig_3(id_: str, quantity: str) -> str:
 def bias_of_mle(at: Evidence) -> Parts:
     found = []
     for quantity in QUANTITIES:
-        for id_, of in _of(at, "mle").items():
+        for id_, of in of_method(at, "mle").items():
             r = [_correlation(run, quantity, _drawn_in_fig_3(run)) * -1 for run in of]
-            found.append(Part(_label(id_), intervals.over(r), _of_fig_3(id_, quantity)))
+            found.append(Part(label(id_), intervals.over(r), _of_fig_3(id_, quantity)))
     return found
 
 
@@ -341,10 +132,10 @@ def bias_of_mle(at: Evidence) -> Parts:
 def bias_reduced(at: Evidence) -> Parts:
     found = []
     for quantity in QUANTITIES:
-        for id_, of in _pairs(at, "ccm_gaussian", "mle").items():
+        for id_, of in pairs(at, "ccm_gaussian", "mle").items():
             sets = _drawn_in_fig_3(of[0][0])
             gained = [_correlation(a, quantity, sets) - _correlation(b, quantity, sets) for a, b in of]
-            found.append(Part(_label(id_), intervals.over(gained), _of_fig_3(id_, quantity)))
+            found.append(Part(label(id_), intervals.over(gained), _of_fig_3(id_, quantity)))
     return found
 
 
@@ -352,7 +143,7 @@ def bias_reduced(at: Evidence) -> Parts:
 def simple_missed(at: Evidence) -> Parts:
     """Every pair whose ID set is the simpler one against every pair whose ID set is the more complex one."""
     by_pair: dict[tuple[str, str], list[runs.Run]] = {}
-    for id_, of in _of(at, "mle").items():
+    for id_, of in of_method(at, "mle").items():
         for ood in of[0].metrics["ood"]:
             by_pair[id_, ood] = of
     simpler, harder = (
@@ -362,14 +153,14 @@ def simple_missed(at: Evidence) -> Parts:
     for up, a in simpler.items():
         for down, b in harder.items():
             gains = [tables.sample(x, up[1]) - tables.sample(y, down[1]) for x, y in zip(a, b, strict=False)]
-            apart = _whose(*up, "table_1") or _whose(*down, "table_1")
+            apart = whose(*up, "table_1") or whose(*down, "table_1")
             name = f"{_pair(up)} against {_pair(down)}"
             found.append(Part(name, intervals.over(gains, bounds=(-100, 100)), apart))
     return sorted(found, key=lambda p: p.apart != "")
 
 
 def _pair(pair: tuple[str, str]) -> str:
-    return " / ".join(map(_label, pair))
+    return " / ".join(map(label, pair))
 
 
 @tests_a_claim
@@ -380,7 +171,7 @@ def fingerprint(at: Evidence) -> Parts:
     done = table.dropna(subset=["mean"])
     # as claimed: within two standard errors and half a unit of the printed digit
     slack = 2 * done["sd"] / np.sqrt(done["n"]) + 0.005 - done["difference"].abs()
-    return _facts((_label(name), s) for name, s in zip(done["set"], slack, strict=True))
+    return facts((label(name), s) for name, s in zip(done["set"], slack, strict=True))
 
 
 @tests_a_claim
@@ -390,22 +181,22 @@ def blur_simplifies(at: Evidence) -> Parts:
         return []
     means = pd.concat(both).set_index("set")["mean"].dropna()
     blurred = [n for n in means.index if n.endswith("_blurred")]
-    return _facts(
-        (_label(o), means[o] - means[n]) for n in blurred if (o := n.removesuffix("_blurred")) in means
+    return facts(
+        (label(o), means[o] - means[n]) for n in blurred if (o := n.removesuffix("_blurred")) in means
     )
 
 
 @tests_a_claim
 def beats_mle(at: Evidence) -> Parts:
-    found = _gains(at, "ccm_gaussian", "mle")
-    return found + _gains(at, "ccm_gaussian", "mle", "px", BY_PX, only_papers=True)
+    found = gains(at, "ccm_gaussian", "mle")
+    return found + gains(at, "ccm_gaussian", "mle", "px", BY_PX, only_papers=True)
 
 
 @tests_a_claim
 def best_synthetic(at: Evidence) -> Parts:
     found = []
     for other in ("gaussian", "ccm"):
-        for part in _gains(at, "ccm_gaussian", other):
+        for part in gains(at, "ccm_gaussian", other):
             name = f"{part.name}, against {METHOD_LABELS[other]}"
             found.append(dataclasses.replace(part, name=name))
     return found
@@ -413,21 +204,21 @@ def best_synthetic(at: Evidence) -> Parts:
 
 @tests_a_claim
 def matches_real(at: Evidence) -> Parts:
-    return _gains(at, "ccm_gaussian", "ro")
+    return gains(at, "ccm_gaussian", "ro")
 
 
 @tests_a_claim
 def id_kept(at: Evidence) -> Parts:
     found = []
     for quantity, apart in QUANTITIES.items():
-        for id_, of in _pairs(at, "ccm_gaussian", "mle").items():
+        for id_, of in pairs(at, "ccm_gaussian", "mle").items():
             drawn = intervals.of(id_, of[0][0].arrays[id_][quantity])
             gained = [
                 intervals.mean(a.arrays[id_][quantity] - b.arrays[id_][quantity], drawn)
                 * (1 / (np.log(2) * a.metrics["d"]))
                 for a, b in of
             ]
-            found.append(Part(_label(id_), intervals.over(gained), apart))
+            found.append(Part(label(id_), intervals.over(gained), apart))
     return found
 
 
@@ -438,7 +229,7 @@ def complexity_helps(at: Evidence) -> Parts:
         if "svhn" in of[0].metrics["ood"]:
             gains = [tables.sample(r, "svhn", "pz_comp") - tables.sample(r, "svhn", "pz") for r in of]
             found.append(
-                Part(f"{_label(id_)}, {METHOD_LABELS[method]}", intervals.over(gains, bounds=(-100, 100)))
+                Part(f"{label(id_)}, {METHOD_LABELS[method]}", intervals.over(gains, bounds=(-100, 100)))
             )
     return found
 
@@ -449,7 +240,7 @@ def complexity_fails(at: Evidence) -> Parts:
     for (id_, method), of in _by_row(at).items():
         if "isun" in of[0].metrics["ood"]:
             below = [(tables.sample(r, "isun", "pz_comp") * -1).shifted(50) for r in of]
-            found.append(Part(f"{_label(id_)}, {METHOD_LABELS[method]}", intervals.over(below)))
+            found.append(Part(f"{label(id_)}, {METHOD_LABELS[method]}", intervals.over(below)))
     return found
 
 
@@ -473,7 +264,7 @@ def lipschitz_rises(at: Evidence) -> Parts:
         for (quantity, id_), of in rise.groupby(["quantity", "id"], sort=False):
             inverse = quantity == "spectral of the inverse"
             if inverse or statistic == "max":
-                part = f"{_label(id_)}, {READINGS.get(quantity, quantity)}"
+                part = f"{label(id_)}, {READINGS.get(quantity, quantity)}"
                 apart = f"inverse of f, {name}" if inverse else ""
                 found.append(Part(part, intervals.over(map(Sample, of)), apart))
     return sorted(found, key=lambda p: p.apart != "")
@@ -514,7 +305,7 @@ def moderate_blur(at: Evidence) -> Parts:
             for end in {min(by_radius), max(by_radius)} - {1}:
                 for score, apart in (("pz", ""), ("px", BY_PX)):
                     both = [tables.sample(by_radius[r], ood, score) for r in (1, end)]
-                    found.setdefault((f"{_label(id_)}, radius 1 against {end:g}", apart), []).append(
+                    found.setdefault((f"{label(id_)}, radius 1 against {end:g}", apart), []).append(
                         both[0] - both[1]
                     )
     return [Part(name, intervals.over(of, bounds=(-100, 100)), apart) for (name, apart), of in found.items()]
@@ -533,9 +324,9 @@ def no_threshold(at: Evidence) -> Parts:
             and np.isclose(run.spec.tau, run.metrics["d"] * np.log(256), rtol=1e-3)
         ):
             for ood in run.metrics["ood"]:
-                if not _whose(run.spec.id, ood, "table_2", "table_3"):
+                if not whose(run.spec.id, ood, "table_2", "table_3"):
                     gain = tables.sample(run, ood) - tables.sample(base, ood)
-                    moved.setdefault(f"{_label(run.spec.id)} / {_label(ood)}", []).append(gain)
+                    moved.setdefault(f"{label(run.spec.id)} / {label(ood)}", []).append(gain)
     return [
         Part(name, _within(intervals.over(of, bounds=(-100, 100)), tables.WIDE)) for name, of in moved.items()
     ]
@@ -554,7 +345,7 @@ def regions_emptied(at: Evidence) -> Parts:
     if table is None:
         return []
     inside = table[(table["quantity"] == "mass") & (table["where"] != "beyond")]
-    return _facts(
+    return facts(
         (f"{row['set']}, {row['where']}", row["without"] - row["with"]) for _, row in inside.iterrows()
     )
 
@@ -567,23 +358,23 @@ def text_simplifies(at: Evidence) -> Parts:
     ours = table.set_index("set")["ours"].dropna()
     if not {"imdb_originals", "imdb_synthesized"} <= set(ours.index):
         return []
-    return _facts([("IMDb", ours["imdb_originals"] - ours["imdb_synthesized"])])
+    return facts([("IMDb", ours["imdb_originals"] - ours["imdb_synthesized"])])
 
 
 @tests_a_claim
 def text_improves(at: Evidence) -> Parts:
     done = {(r.spec.id, r.spec.encoder, r.spec.method, r.spec.seed): r for r in at.finished("table_6")}
-    gains: dict[tuple[str, str], list[Sample]] = {}
+    gained: dict[tuple[str, str], list[Sample]] = {}
     for (id_, encoder, method, seed), run in done.items():
         plain = done.get((id_, encoder, "mle", seed))
         if method == "text" and plain is not None:
             for ood in run.metrics["ood"]:
                 part = f"{corpora.LABELS.get(ood, ood)}, {encoders.label_of(encoder)}"
                 gain = tables.sample(run, ood) - tables.sample(plain, ood)
-                gains.setdefault((part, "" if encoder == ENCODER else "other encoder"), []).append(gain)
+                gained.setdefault((part, "" if encoder == ENCODER else "other encoder"), []).append(gain)
     return [
         Part(name, intervals.over(of, bounds=(-100, 100)), setting=setting)
-        for (name, setting), of in gains.items()
+        for (name, setting), of in gained.items()
     ]
 
 
@@ -595,7 +386,7 @@ def _highdim(at: Evidence, table: str, sets: Iterable[str]) -> Parts:
         for r in at.finished(table)
         if r.spec.id in wanted
     }
-    gains: dict[tuple[str, str], list[Sample]] = {}
+    gained: dict[tuple[str, str], list[Sample]] = {}
     for (id_, model, method, seed), run in done.items():
         plain = done.get((id_, model, "mle", seed))
         if method != "mle" and plain is not None:
@@ -603,10 +394,10 @@ def _highdim(at: Evidence, table: str, sets: Iterable[str]) -> Parts:
             gain = tables.sample(run, ood, "published") - tables.sample(plain, ood, "published")
             part = f"{highdim.LABELS[id_]}, {map_flows.LABELS[model]}+{METHOD_LABELS[method]}"
             same = run.spec.backbone.startswith(BACKBONES[model])
-            gains.setdefault((part, "" if same else "other backbone"), []).append(gain)
+            gained.setdefault((part, "" if same else "other backbone"), []).append(gain)
     return [
         Part(name, intervals.over(of, bounds=(-100, 100)), setting=setting)
-        for (name, setting), of in gains.items()
+        for (name, setting), of in gained.items()
     ]
 
 

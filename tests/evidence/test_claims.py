@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowood_core import runs
-from flowood_core.evidence import claims
+from flowood_core.evidence import claims, measured, verdicts
 from flowood_core.intervals import Interval
 from flowood_core.runs import grid
 from flowood_core.system import paths
@@ -14,7 +14,7 @@ from flowood_core.system import paths
 
 def part(value, low=None, high=None, **more):
     low, high = (np.nan, np.nan) if low is None else (low, high)
-    return claims.Part("x", Interval(value, low, high, (value,), drawn=bool(np.isfinite(low))), **more)
+    return verdicts.Part("x", Interval(value, low, high, (value,), drawn=bool(np.isfinite(low))), **more)
 
 
 YES, NO, OPEN = part(2, 1, 3), part(-2, -3, -1), part(1, -1, 3)
@@ -35,26 +35,26 @@ YES, NO, OPEN = part(2, 1, 3), part(-2, -3, -1), part(1, -1, 3)
     ],
 )
 def test_a_verdict_follows_from_the_intervals(parts, needs, word, said):
-    found = claims.judge(parts, needs)
+    found = verdicts.judge(parts, needs)
     assert (found.word, found.parts) == (word, said)
 
 
 def test_what_is_apart_does_not_decide_and_is_told():
-    found = claims.judge([YES, *[part(-2, -3, -1, apart="by log p_X")] * 2])
+    found = verdicts.judge([YES, *[part(-2, -3, -1, apart="by log p_X")] * 2])
     assert found.word == "holds" and found.n == 1 and found.apart == "by log p_X: 0 of 2"
 
 
 def test_another_backbone_gives_no_verdict():
-    found = claims.judge([part(2, 1, 3, setting="other backbone")])
+    found = verdicts.judge([part(2, 1, 3, setting="other backbone")])
     assert found.word == "other setting" and found.parts == "holds in 1 of 1 part"
-    both = claims.judge([part(2, 1, 3, setting="other backbone"), YES])
+    both = verdicts.judge([part(2, 1, 3, setting="other backbone"), YES])
     assert both.word == "holds"
 
 
 def test_the_best_and_the_worst_part_are_shown_with_their_intervals():
-    found = claims.judge([YES, NO])
+    found = verdicts.judge([YES, NO])
     assert found.best == "x +2.0 [+1.0, +3.0]" and found.worst == "x -2.0 [-3.0, -1.0]"
-    assert claims.judge([part(0.5)]).effects == "holds in 1 of 1 part; x +0.50"
+    assert verdicts.judge([part(0.5)]).effects == "holds in 1 of 1 part; x +0.50"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_best_and_the_worst_part_are_shown_with_their_intervals():
      (("cifar10", "cifar100"), claims.OTHER_SETS), (("isun", "cifar100"), "")],
 )  # fmt: skip
 def test_one_rule_says_whose_sets_they_are(pair, apart):
-    assert claims._whose(*pair, "table_2", "table_3") == apart
+    assert measured.whose(*pair, "table_2", "table_3") == apart
 
 
 def test_no_part_of_a_claim_is_counted_twice_on_the_committed_runs(monkeypatch):
@@ -113,7 +113,7 @@ def test_claims_are_judged_by_the_runs_that_are_there(tmp_path, monkeypatch):
 def test_that_nothing_moves_is_claimed_of_the_whole_interval(moved, sign):
     value, low, high = moved
     found = claims._within(Interval(value, low, high, (value,)), 5)
-    assert claims.Part("x", found).sign == sign and found.low <= found.value <= found.high
+    assert verdicts.Part("x", found).sign == sign and found.low <= found.value <= found.high
 
 
 @pytest.mark.parametrize(("rho", "word"), [(-0.5, "holds"), (-0.02, "cannot tell"), (0.5, "does not hold")])
@@ -122,4 +122,4 @@ def test_a_correlation_that_is_not_clear_supports_nothing(tmp_path, monkeypatch,
     folder = tmp_path / "smoke" / "tables"
     folder.mkdir(parents=True)
     (folder / "hypothesis_1.csv").write_text(f"method,side,spearman_with_C,n\nMLE,f,{rho},192\n")
-    assert claims.judge(claims.TESTS["hypothesis_1"](claims.Evidence("smoke"))).word == word
+    assert verdicts.judge(claims.TESTS["hypothesis_1"](measured.Evidence("smoke"))).word == word

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from flowood_core import intervals, runs
-from flowood_core.evidence import claims, decisions, tables
+from flowood_core.evidence import claims, decisions, tables, verdicts
 from flowood_core.intervals import Interval, Sample
 from flowood_core.runs import grid
 from flowood_core.system import paths
@@ -136,7 +136,7 @@ class Facts:
     # --- claims, choices, cells
 
     @functools.cached_property
-    def measured(self) -> dict[str, claims.Parts]:
+    def measured(self) -> dict[str, verdicts.Parts]:
         return claims.effects(self.profile, self._evidence)
 
     @functools.cached_property
