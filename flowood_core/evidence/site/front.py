@@ -34,6 +34,8 @@ WORDS = {
     "holds": "yes",
     "holds partly": "partly",
     "does not hold": "no",
+    "cannot tell": "open",
+    "other setting": "open",
     "not run": "open",
 }  # verdict: colour
 METHODS = {"mle": "maximum likelihood", "ccm_gaussian": "with outliers"}
