@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from flowood_core import intervals, runs
-from flowood_core.evidence import claims, decisions, tables, verdicts
+from flowood_core.evidence import claims, complexity_term, decisions, tables, verdicts
 from flowood_core.intervals import Interval, Sample
 from flowood_core.runs import grid
 from flowood_core.system import paths
@@ -89,6 +89,16 @@ class Facts:
             moved = a.arrays[id][quantity] - b.arrays[id][quantity]
             found.append(intervals.mean(moved, intervals.of(id, moved)))
         return intervals.over(found) if found else None
+
+    def term(self, reading: str, kind: str = "px") -> Any:
+        """A reading of eq. (5), by a word of its name, beside the printed +Complexity cells: error, isun_lowest, ..."""
+        found = self._readings(kind)
+        (row,) = found[found["reading"].str.contains(reading, regex=False)].itertuples()
+        return row
+
+    @functools.cache  # noqa: B019  one Facts a page
+    def _readings(self, kind: str) -> pd.DataFrame:
+        return complexity_term.against_paper(complexity_term.readings(self._finished("table_2"), kind))
 
     # --- features
 
