@@ -56,7 +56,7 @@ def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
 
     >>> one_of("fit", "corp", ["crop", "pad"])
     Traceback (most recent call last):
-    ValueError: expected fit to be one of crop, pad, got 'corp'; did you mean 'crop'?
+    ValueError: expected fit to be one of crop, pad, got 'corp' (str); did you mean 'crop'?
     """
     choices = list(choices)
     if isinstance(value, str) and value in choices:

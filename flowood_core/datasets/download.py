@@ -77,6 +77,7 @@ def fetch(file: DataFile, folder: Path) -> Fetched:
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / f".{file.filename}.lock", file.filename):
         path = folder / file.filename
+        _sweep(folder)
         tried: list[tuple[str, str]] = []
         if path.is_file():
             if (problem := _problem(file, *(found := hashes_of(path)))) is None:
@@ -92,6 +93,13 @@ def fetch(file: DataFile, folder: Path) -> Fetched:
             except _GiveUp as reason:
                 tried.append((url, str(reason)))
         raise DownloadError(_failure(file, path, tried), tuple(tried))
+
+
+def _sweep(folder: Path) -> None:
+    """Empty files of temporary names, which a pooch that was killed leaves; one at work makes its own anew."""
+    for left in folder.glob("tmp????????"):
+        if left.is_file() and left.stat().st_size == 0:
+            left.unlink(missing_ok=True)
 
 
 def hashes_of(path: Path) -> tuple[int, str, str]:
