@@ -22,7 +22,7 @@ from workflow.publish import model_cards
 __all__ = ["PROFILE", "Facts", "facts_of", "render"]
 
 PROFILE = "sample"
-IMAGES = ("table_2", "table_3", "beyond_flowood")
+IMAGES = ("table_2", "table_3", "beyond_flowood", "beyond_graded")
 CELLS = ("table_1", "table_2", "table_3", "table_5", "table_6")  # printed tables of percentages
 BACKBONE, ENCODER = "other backbone", "other encoder"
 

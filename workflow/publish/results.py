@@ -24,7 +24,8 @@ MARKS = {"agrees": "=", "higher": "↑", "lower": "↓", "cannot tell": "?"}
 ROWS = {"mle": "MLE", "ro": "RO", "gaussian": "Gaussian", "ccm": "CCM", "ccm_gaussian": "CCM+Gaussian"}
 OURS = {
     "squeezed": "CCM+Gaussian, squeezed (A7)",
-    "ccm_simplify": "flowood: squeezed, own outliers",
+    "ccm_simplify": "squeezed, CCM+simplify: our first variant",
+    "ccm_graded": "flowood: squeezed, outliers of every grade",
 }
 
 
