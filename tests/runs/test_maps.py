@@ -122,7 +122,7 @@ OLD = "bd6acc7a"
         ({"image_size": None}, "image_size"),
         ({"model": "pixels"}, "backbone"),
         ({"method": "ro"}, "method"),
-        ({"encoder": "hashing"}, "method"),
+        ({"encoder": "hashing"}, "image_size"),
         ({"squeeze": 1}, "squeeze"),
         ({"clamp": 1.0}, "clamp with the model cs_flow only"),
     ],
