@@ -100,6 +100,19 @@ class Facts:
     def _readings(self, kind: str) -> pd.DataFrame:
         return complexity_term.against_paper(complexity_term.readings(self._finished("table_2"), kind))
 
+    def simple_of(self, method: str, kind: str, id: str = "cifar10") -> model_cards.Simple:
+        """How the first seed of a training takes a kind of `model_cards.simple_images`."""
+        return self._simple(method, id)[kind]
+
+    @functools.cache  # noqa: B019  one Facts a page
+    def _simple(self, method: str, id: str) -> dict[str, model_cards.Simple]:
+        return model_cards.simple(self.of(method, id)[0])
+
+    def dearer(self, method: str, base: str, id: str = "cifar10") -> Interval | None:
+        """Bits per dimension that ID test images cost more than after another training, seed by seed."""
+        both = zip(self.of(method, id), self.of(base, id), strict=True)
+        return _over([Sample(a.metrics["id"]["bpd"] - b.metrics["id"]["bpd"]) for a, b in both])
+
     # --- features
 
     def maps(
@@ -244,14 +257,6 @@ class Facts:
 
     def _finished(self, table: str) -> list[runs.Run]:
         return sorted(self._evidence.finished(table), key=lambda r: r.spec.seed)
-
-    def simple(self, id: str = "cifar10") -> dict[str, "model_cards.Simple"]:
-        """Images simpler than any test set under the published detector of an ID set, by name."""
-        return self._simple.get(id, {})
-
-    @functools.cached_property
-    def _simple(self) -> dict[str, dict[str, "model_cards.Simple"]]:
-        return {run.spec.id: model_cards.simple(run) for run in model_cards.models(self.profile).values()}
 
     def specs(self, table: str) -> list[runs.Spec]:
         """The rows of a table of the grid, run or not."""
