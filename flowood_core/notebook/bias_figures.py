@@ -1,0 +1,181 @@
+"""Complexity against likelihood, and against what a score makes of it: the pictures of the bias."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from flowood_core.notebook import labels
+from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
+
+__all__ = [
+    "METHOD_COLOURS",
+    "SET_COLOURS",
+    "colour_of",
+    "colours_of",
+    "draw_battery",
+    "draw_bias",
+    "draw_complexity_vs_likelihood",
+    "draw_complexity_vs_radius",
+    "draw_likelihoods",
+]
+
+METHOD_COLOURS = {id_: label.colour for id_, label in labels.METHODS.items()}
+SET_COLOURS = {id_: label.colour for id_, label in labels.IMAGES.items()}
+
+
+def colour_of(name: str) -> str:
+    """Colour of a data set or method by id; a blurred set has its original's, strangers are grey."""
+    return SET_COLOURS.get(name.removesuffix("_blurred")) or METHOD_COLOURS.get(name) or "#777777"
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """Colours of sets that may be anybody's: known ones keep theirs, the first stranger is blue, no two are alike."""
+    names = list(names)
+    colours = {n: colour_of(n) for n in names if n in SET_COLOURS or n in METHOD_COLOURS}
+    free = [c for c in (BLUE, SKY, YELLOW, BLACK, ORANGE, GREEN, PURPLE, RED) if c not in colours.values()]
+    return {n: colours.get(n) or (free.pop(0) if free else "#777777") for n in names}
+
+
+def draw_likelihoods(
+    ax: Axes,
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    labels: Mapping[str, str] | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> Axes:
+    """Any quantity against log-likelihood, several sets, the first of them ID; readable where OOD lies far down.
+
+    Trained outliers can lie a hundred times farther down than ID reaches. Points below the first set's lower
+    tail by three times its spread are drawn at the lower edge as triangles, and counted in the legend.
+    """
+    q = np.quantile(np.asarray(next(iter(sets.values()))[1]), (0.01, 0.25, 0.75))
+    floor, below = q[0] - 3 * (q[2] - q[1]), 0
+    for name, (x, lp) in sets.items():
+        colour = (colours or {}).get(name) or colour_of(name)
+        x, lp = np.asarray(x), np.asarray(lp)
+        low = lp < floor
+        below += int(low.sum())
+        label = (labels or {}).get(name, name)
+        ax.scatter(x[~low], lp[~low], s=7, alpha=0.45, linewidths=0, color=colour, label=label)
+        ax.scatter(x[low], np.full(low.sum(), floor), s=9, marker="v", alpha=0.45, linewidths=0, color=colour)
+    if below:
+        ax.scatter([], [], marker="v", s=9, color="0.4", label=f"farther down: {below} points")
+        top = max(np.max(lp) for _, lp in sets.values())
+        ax.set_ylim(floor - 0.04 * (top - floor), top + 0.04 * (top - floor))
+    return ax
+
+
+def draw_complexity_vs_likelihood(
+    ax: Axes,
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    labels: Mapping[str, str] | None = None,
+    quantity: str = r"$\log p_{\mathcal{Z}}(\mathbf{z})$ [nats]",
+    colours: Mapping[str, str] | None = None,
+    n_shown: int | None = None,
+) -> Axes:
+    """Fig. 3: complexity C(x) against log-likelihood for several sets, with the regression line over all points.
+
+    Args:
+        n_shown: points drawn per set, the first ones; the line is that of all.
+    """
+    drawn = {name: (c[:n_shown], lp[:n_shown]) for name, (c, lp) in sets.items()}
+    draw_likelihoods(ax, drawn, labels=labels, colours=colours)
+    c, lp = (np.concatenate([np.asarray(s[k]) for s in sets.values()]) for k in (0, 1))
+    slope, intercept = np.polyfit(c, lp, 1)
+    ends = np.array([c.min(), c.max()])
+    line = f"regression: {slope:+.0f} per bit/dim"
+    ax.plot(ends, slope * ends + intercept, color="0.15", lw=1.8, label=line)
+    ax.set(xlabel=r"complexity $C(\mathbf{x})$ [bits/dim]", ylabel=quantity)
+    return ax
+
+
+def draw_bias(
+    ax: Axes,
+    cells: pd.DataFrame,
+    *,
+    labels: Mapping[str, str] | None = None,
+    colours: Mapping[str, str] | None = None,
+    ids: Iterable[str] | None = None,
+) -> Axes:
+    """AUROC against the gap in complexity; simple OOD taken for ID lies left and below. Shape: ID, colour: OOD.
+
+    Args:
+        cells: one row per pair: id, ood, gap [bits/dim], value, low, high [percent; nan for no interval].
+        ids: the ID sets of all panels of a figure, so that each has one shape in all of them.
+    """
+    names = labels or {}
+    markers = dict(zip(dict.fromkeys([*(ids or ()), *cells["id"]]), itertools.cycle("os^DvP")))
+
+    def colour(name: str) -> str:
+        return (colours or {}).get(name) or colour_of(name)
+
+    ax.axhline(50, color="0.6", lw=0.8)
+    ax.axvline(0, color="0.6", lw=0.8)
+    for id_, part in cells.groupby("id", sort=False):
+        marker = markers[id_]
+        ax.scatter([], [], marker=marker, color="0.4", s=25, label=f"ID: {names.get(id_, id_)}")
+        for p in part.itertuples():
+            reach = [[p.value - p.low], [p.high - p.value]] if np.isfinite(p.low) else None
+            ax.errorbar(p.gap, p.value, reach, fmt=marker, ms=5.5, lw=1.2, color=colour(p.ood))
+    for ood in cells["ood"].unique():
+        ax.scatter([], [], marker="_", lw=4, color=colour(ood), s=50, label=f"OOD: {names.get(ood, ood)}")
+    ax.set(xlabel=r"$\bar{C}_{\mathrm{OOD}} - \bar{C}_{\mathrm{ID}}$ [bits/dim]", ylim=(-6, 106))
+    ax.margins(x=0.12)
+    return ax
+
+
+def draw_battery(
+    ax: Axes,
+    frame: pd.DataFrame,
+    *,
+    before: pd.DataFrame | None = None,
+    id_complexity: float | None = None,
+    complexity: str = "complexity",
+) -> Axes:
+    """AUROC against complexity, a point for each kind of simple picture: a detector without the bias stays at the top.
+
+    Filled points are kinds that training has seen, hollow ones are not; a colour is a family.
+
+    Args:
+        frame: rows of `battery.battery_table` of one score.
+        before: the same kinds by another score or flow, joined to these by grey lines.
+        id_complexity: mean C(x) of ID in bits per dimension, a dashed line.
+        complexity: column for the axis, "complexity" or "complexity_colour".
+    """
+    families = list(dict.fromkeys(frame["family"]))
+    colours = dict(zip(families, sns.color_palette("husl", len(families)), strict=True))
+    ax.axhline(50, color="0.6", lw=0.8)
+    if id_complexity is not None:
+        ax.axvline(id_complexity, color=BLUE, lw=0.8, ls="--", label="ID")
+    if before is not None:
+        other = before.set_index("kind")["auroc"]
+        for p in frame[frame["kind"].isin(other.index)].itertuples():
+            at = getattr(p, complexity)
+            ax.plot([at, at], [other[p.kind], p.auroc], "-", color="0.7", lw=0.8, zorder=1)
+            ax.plot(at, other[p.kind], "x", color="0.55", ms=4, zorder=1)
+    for p in frame.itertuples():
+        reach = [[p.auroc - p.low], [p.high - p.auroc]] if np.isfinite(p.low) else None
+        colour = colours[p.family]
+        ax.errorbar(getattr(p, complexity), p.auroc, reach, fmt="o", ms=5, lw=1, color=colour,
+                    mfc=colour if p.seen else "white")  # fmt: skip
+    for family in families:
+        ax.scatter([], [], marker="o", s=20, color=[colours[family]], label=family)
+    ax.scatter([], [], marker="o", s=20, facecolors="white", edgecolors="0.4", label="kind not trained on")
+    ax.set(xlabel=r"$\bar{C}$ [bits/dim]", ylabel="AUROC [%]", ylim=(-4, 104))
+    return ax
+
+
+def draw_complexity_vs_radius(
+    ax: Axes, radii: Sequence[float], values: Sequence[np.ndarray], *, colour: str = BLUE
+) -> Axes:
+    """Complexity C(x) of blurred images against the radius: the mean, and the band of 80 % of the images."""
+    low, high = np.quantile(np.stack([np.asarray(v) for v in values]), (0.1, 0.9), axis=1)
+    ax.fill_between(radii, low, high, color=colour, alpha=0.2, lw=0, label="80 % of the images")
+    ax.plot(radii, [np.mean(v) for v in values], "o-", color=colour, ms=4, label="mean")
+    ax.set(xlabel="radius of the blur [pixels]", ylabel=r"$C(\mathbf{x}')$ [bits/dim]")
+    return ax
