@@ -26,13 +26,21 @@ from flowood_core.notebook.bias_figures import (
     draw_complexity_vs_radius,
     draw_likelihoods,
 )
-from flowood_core.notebook.labels import BLUE, ORANGE, RED, SKY
+from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
 from flowood_core.notebook.sheet import LABELS, Sheet, show_source, show_table
 
 __all__ = [
+    "BLACK",
+    "BLUE",
+    "GREEN",
     "LABELS",
     "METHOD_COLOURS",
+    "ORANGE",
+    "PURPLE",
+    "RED",
     "SET_COLOURS",
+    "SKY",
+    "YELLOW",
     "Sheet",
     "colour_of",
     "colours_of",
