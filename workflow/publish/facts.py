@@ -238,7 +238,9 @@ class Facts:
             long = long[long["score"] == "pz"].assign(
                 outliers=long["method"].map({"mle": "without", "text": "with"})
             )
-            long = long[[not m.run.spec.encoder.startswith("tfidf") for m in long["measured"]]]
+            # as a series: an empty list would ask for no columns
+            is_pretrained = [not m.run.spec.encoder.startswith("tfidf") for m in long["measured"]]
+            long = long[pd.Series(is_pretrained, long.index, dtype=bool)]
             long = long.replace({"metric": {"aupr_out": "aupr"}})
             keys = ["ood", "outliers", "metric"]
         else:
