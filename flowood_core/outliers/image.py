@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from flowood_core.outliers.blur import calibrate_blur, gaussian_blur
 from flowood_core.outliers.bytes import (
+    Draws,
+    Images,
     beta,
     check_images,
     check_range,
@@ -41,10 +43,6 @@ __all__ = [
     "mutate",
     "real_outliers",
 ]
-
-Images = UInt8[Tensor, "b c h w"]
-Rows = UInt8[Tensor, "n size"]
-Draws = Int[Tensor, " b"]
 
 
 # --- Augmentations: CutPaste, CutMix, MixUp ------------------------------------------------------------
