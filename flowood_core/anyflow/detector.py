@@ -265,12 +265,10 @@ class Detector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self, "flow_")
         folder = self._folder(X)
-        batches = (
-            [(None, part) for part in self._read(X, is_new=False).split(64)]
-            if folder is None
-            else folder.named_batches()
+        rows = (
+            None if folder is not None else [(None, part) for part in self._read(X, is_new=False).split(64)]
         )
-        found = [self._parts(self._checked(x), names) for names, x in batches]
+        found = [self._parts(self._checked(x), names) for names, x in rows or folder.named_batches()]
         return pd.concat(found, ignore_index=folder is None).rename_axis(None if folder is None else "file")
 
     def _parts(self, x: Tensor, names: Any) -> pd.DataFrame:

@@ -643,7 +643,7 @@ def test_the_correction_checks_its_parameters(how, words):
 
 
 def test_every_parameter_of_the_detector_has_a_range():
-    own = {"flow", "outliers", "kind"}
+    own = {"flow", "outliers", "kind", "level", "encoder"}
     assert set(Detector().get_params()) - own <= set(ranges.CHECKS)
 
 
