@@ -10,7 +10,7 @@ import socket
 import sys
 
 KILLED = 137
-TOLD = ("FLOWOOD_", "OMP_")  # of the environment; the rest the warm process has
+TOLD = ("FLOWOOD_", "OMP_", "LOKY_")  # of the environment; the rest the warm process has
 
 
 def main(command: list[str]) -> int:

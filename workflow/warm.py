@@ -102,8 +102,16 @@ def _work(connection: socket.socket, as_on_a_cluster: str) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        _dismiss_pool()
         connection.send(bytes([code & 255]))
         os._exit(code & 255)
+
+
+def _dismiss_pool() -> None:
+    """End the processes that joblib keeps for more work: they would hold this copy's streams open for minutes."""
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+    if pool := getattr(loky, "_executor", None):
+        pool.shutdown(kill_workers=True)
 
 
 def _received(connection: socket.socket) -> list[str]:
@@ -224,7 +232,9 @@ def _be_kernel(reader: int) -> None:
             os.chdir(order["folder"])
             from ipykernel.kernelapp import IPKernelApp
 
-            sys.argv = ["ipykernel_launcher", *order["command"][3:]]
+            # it ends with the notebook's process; ipykernel reads the variable when imported, which was long ago
+            parent = f"--IPKernelApp.parent_handle={order['environment']['JPY_PARENT_PID']}"
+            sys.argv = ["ipykernel_launcher", *order["command"][3:], parent]
             IPKernelApp.launch_instance(argv=sys.argv[1:])
             code = 0
     except BaseException:
@@ -232,4 +242,5 @@ def _be_kernel(reader: int) -> None:
 
         traceback.print_exc()
     finally:
+        _dismiss_pool()
         os._exit(code)

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -155,7 +154,7 @@ def simplify_all(
     done = {i: found for i, file in enumerate(files) if (found := _read(file, len(chunks[i]))) is not None}
     waiting = [i for i in range(len(chunks)) if i not in done]
     if processes is None:
-        processes = min(len(waiting), os.cpu_count() or 1)
+        processes = min(len(waiting), _cores())
     with track(len(texts), "text outliers", sum(len(chunks[i]) for i in done)) as progress:
         for i, made in _made(chunks, waiting, lexicon, max_words, processes):
             done[i] = made
@@ -363,6 +362,13 @@ _LEXNAMES = (
 
 
 # --- many texts --------------------------------------------------------------------------------------------
+
+
+def _cores() -> int:
+    """Cores that this process may use; a job of a grid has few (LOKY_MAX_CPU_COUNT)."""
+    from joblib import cpu_count
+
+    return cpu_count()
 
 
 def _made(chunks, waiting, lexicon, max_words, processes):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from flowood_core.runs import grid
@@ -99,6 +100,67 @@ def test_an_error_names_the_log_and_the_reason(tmp_path):
     assert str(tmp_path / "smoke" / "reproduce.log") in said and "Error" in said.split("reproduce.log")[1]
 
 
+def warm_server(folder, monkeypatch=None, run=None):
+    """A warm process with no grid before it, and the end of the pipe that keeps it alive."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "warm"))
+    listener.listen()
+    lifeline, ours = os.pipe()
+    if run is not None:
+        monkeypatch.setattr(warm, "_run", run)
+    if (server := os.fork()) == 0:
+        os.close(ours)
+        warm.serve(listener, lifeline, "none")
+        os._exit(0)
+    listener.close()
+    os.close(lifeline)
+    return server, ours
+
+
+def asked(folder, *command, **how):
+    return subprocess.Popen(
+        [sys.executable, "-IS", "workflow/ask.py", *command], cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, env=environment(folder) | {"FLOWOOD_WARM": str(folder / "warm")}, **how,
+    )  # fmt: skip
+
+
+@needs_fork
+def test_the_processes_of_a_pool_end_with_their_job(tmp_path, monkeypatch):
+    def with_a_pool(command, _):
+        from joblib import Parallel, delayed
+
+        return sum(Parallel(2)(delayed(abs)(i) for i in (-1, -2)))
+
+    server, ours = warm_server(tmp_path, monkeypatch, with_a_pool)
+    job = asked(tmp_path, "any")
+    job.communicate(timeout=120)  # a pool waits 300 s for more work, and holds the pipe as long
+    os.close(ours)
+    assert (job.returncode, os.waitpid(server, 0)[1]) == (3, 0)
+
+
+@needs_fork
+def test_a_kernel_ends_with_whoever_waits_for_its_notebook(tmp_path):
+    cell = f"import pathlib, time; pathlib.Path({str(tmp_path / 'begun')!r}).touch(); time.sleep(600)"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "long.ipynb")
+    server, ours = warm_server(tmp_path)
+    job = asked(
+        tmp_path, "papermill", str(tmp_path / "long.ipynb"), str(tmp_path / "out.ipynb"), "-k", "python3"
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.1)
+    beside = children(server)
+    assert len(beside) >= 2  # the copy and its kernel
+    job.kill()
+    while any(Path(f"/proc/{pid}").exists() for pid in beside):
+        assert time.monotonic() < deadline, "a kernel outlives its notebook"
+        time.sleep(0.1)
+    job.communicate()
+    os.close(ours)
+    assert os.waitpid(server, 0)[1] == 0
+
+
 @needs_fork
 @pytest.mark.parametrize(
     ("command", "code"),
@@ -110,23 +172,11 @@ def test_an_error_names_the_log_and_the_reason(tmp_path):
     ],
 )
 def test_a_copy_tells_the_exit_code_and_the_process_ends_with_its_head(tmp_path, command, code):
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(tmp_path / "warm"))
-    listener.listen()
-    lifeline, ours = os.pipe()
-    if (server := os.fork()) == 0:
-        os.close(ours)
-        warm.serve(listener, lifeline, "none")
-        os._exit(0)
-    listener.close()
-    done = subprocess.run(
-        [sys.executable, "-IS", "workflow/ask.py", *command], cwd=ROOT, capture_output=True,
-        env=environment(tmp_path) | {"FLOWOOD_WARM": str(tmp_path / "warm")},
-    )  # fmt: skip
+    server, ours = warm_server(tmp_path)
+    job = asked(tmp_path, *command)
+    job.communicate()
     os.close(ours)
-    assert os.waitpid(server, 0)[1] == 0
-    os.close(lifeline)
-    assert done.returncode == code
+    assert (job.returncode, os.waitpid(server, 0)[1]) == (code, 0)
 
 
 def test_a_command_without_a_warm_process_is_the_command_itself(tmp_path):
