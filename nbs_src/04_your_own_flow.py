@@ -36,7 +36,11 @@ profile: str = "quick"
 id_folder: Optional[str] = None  # your in-distribution images, any size and mode; None: embedded photographs
 test_folder: Optional[str] = None  # images to judge; None: embedded sets, or held-out and blurred ID images
 size: int = 32  # side in pixels to which images are brought
-method: str = "ccm_gaussian"  # outliers: gaussian, ccm, ccm_gaussian or ccm_simplify
+method: str = "ccm_gaussian"  # outliers: gaussian, ccm, ccm_gaussian, ccm_graded or ccm_simplify
+level: str = "pixels"  # where the detector looks: "pixels", "features" of a frozen network, or "both"
+encoder: str = (
+    "efficientnet_lite0"  # the frozen network, whose weights `make setup` installs; see ImageEncoder
+)
 mle_steps: Optional[int] = None  # None: the profile's; steps of maximum likelihood, eq. (2)
 steps: Optional[int] = None  # None: the profile's; steps of the correction, eq. (2) and (3)
 hidden: Optional[int] = None  # None: the profile's; width of the flow's convolutions
@@ -48,8 +52,8 @@ seed: int = 0
 import pandas as pd
 import torch
 
-from flowood_core import Detector, Folder, bias_report, correct, datasets
-from flowood_core.anyflow import correction, inputs, ranges
+from flowood_core import Detector, Folder, bias_report, correct, datasets, metrics
+from flowood_core.anyflow import correction, inputs, levels, ranges
 from flowood_core.notebook import own_page, params, widgets, figures
 from flowood_core.complexity import image_complexity
 from flowood_core.flow import dequantise, image_flow
@@ -58,6 +62,7 @@ from flowood_core.outliers import image as outliers
 P = params.check(globals(), notebook="04_your_own_flow")
 ranges.checked(mle_steps=P.mle_steps, steps=P.steps, hidden=P.hidden, limit=P.limit, keep=P.keep, seed=P.seed)
 ranges.one_of("method", P.method, [name for name in correction.OUTLIERS if name != "rows"])
+ranges.one_of("level", P.level, levels.LEVELS)
 ranges.size(P.size)
 # opened before anything is trained: a path that is none, or "", stops here
 folder = None if P.id_folder is None else Folder(P.id_folder, size=P.size)
@@ -200,19 +205,32 @@ r"""
 
 ## The detector
 The threshold comes from held-out ID images, keeps the share `keep` of them, and stays apart from the model: `fit_threshold` moves it without training.
+
+A flow on pixels sees texture, not content. With `level="both"` a second flow looks at the features of a frozen network, and the surprises of the two are added; with `"features"` it looks alone.
 """
 
 # %%
-detector = Detector(better, mle_steps=0, steps=0, keep=P.keep, seed=P.seed).fit(x_train)
+again = {"mle_steps": 0, "steps": 0}  # the flow is trained; a level on features is fitted here
+second = {"level": P.level, "encoder": P.encoder, "outliers": P.method}
+detector = Detector(better, keep=P.keep, seed=P.seed, **again, **second).fit(x_train)
 half = len(x_held) // 2
 detector.fit_threshold(x_held[:half])
 kept = (detector.predict(x_held[half:]) == 1).mean()
 print(
-    f"gamma = {detector.threshold_.gamma:.0f} nats keeps {kept:.1%} of the other half of the held-out ID images"
+    f"gamma = {detector.threshold_.gamma:.4g} nats keeps {kept:.1%} of the other half of the held-out ID images"
 )
 detector.save(sheet.folder / "detectors" / "your_own_flow")
-again = Detector.load(sheet.folder / "detectors" / "your_own_flow")
-assert (again.ood_score(x_held[:20]) == detector.ood_score(x_held[:20])).all()
+loaded = Detector.load(sheet.folder / "detectors" / "your_own_flow")
+assert (loaded.ood_score(x_held[:20]) == detector.ood_score(x_held[:20])).all()
+
+# %%
+if P.level == "both":
+    parts = {name: detector.parts(x) for name, x in ({"ID": x_held[half:]} | ood).items()}
+    id_parts = parts.pop("ID")
+    told = {name: {at: 100 * metrics.auroc(id_parts[at], of[at]) for at in of} for name, of in parts.items()}
+    told = pd.DataFrame(told).T.rename(columns={"ood_score": "both"})
+    sheet.save_table(told.reset_index(names="set"), "levels", "AUROC in percent by set: each level, and both")
+    figures.show_table(told, "AUROC in percent: the flow on pixels, the flow on features, both")
 
 # %%
 if test is not None:
@@ -256,10 +274,11 @@ def score_picture(pictures):
         figures.draw_gallery([left], {row.Index: seen[row.Index][None]})
         figures.draw_score(right, id_scores, row.ood_score, row.gamma)
         right.set_title(
-            f"{row.verdict}: C = {row.complexity:.2f} bits/dim, score {row.ood_score:.0f} (threshold {row.gamma:.0f}), higher than {row.beyond_id:.0%} of ID",
+            f"{row.verdict}: C = {row.complexity:.2f} bits/dim, score {row.ood_score:.4g} (threshold {row.gamma:.4g}), higher than {row.beyond_id:.0%} of ID",
             fontsize="small", color=figures.RED if row.verdict == "OOD" else "black", loc="left",
         )  # fmt: skip
-    right.set_xlabel(r"OOD score $-\log p_{\mathcal{X}}(\mathbf{x})$ [nats]")
+    score = "surprise at both levels" if P.level == "both" else r"OOD score $-\log p(\mathbf{x})$"
+    right.set_xlabel(f"{score} [nats]")
     figures.show_figure(fig)
 
 

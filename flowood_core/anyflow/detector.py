@@ -64,7 +64,7 @@ class Detector(OutlierMixin, BaseEstimator):
             whose surprises are added on a scale of held-out ID images (`levels.Join`); no OOD image has a say.
         encoder: the frozen network of level "features" and "both", see `features.images.ImageEncoder`.
         mle_steps: of maximum likelihood before the correction; 0 for a flow that is trained already.
-        steps: of the correction; with 0 and mle_steps=0 the flow is taken as it is.
+        steps: of the correction on pixels or rows; with 0 and mle_steps=0 the flow is taken as it is.
         batch_size, lr: of the training.
         tau: threshold of eq. (3); None chooses, see `correction.choose_tau`.
         keep: share of ID that the threshold keeps.
@@ -155,14 +155,14 @@ class Detector(OutlierMixin, BaseEstimator):
             flow = correction.correct(flow, train, self.outliers, **more, **how)
         self.flow_ = adapt.as_flow(flow).eval()
         self.fusion_ = self._fused(train, settings["seed"]) if self.kind == "fusion" else None
-        self._fit_level(train, is_corrected)
+        self._fit_level(train)
         self.join_ = levels.Join.fit(self._levels(held)) if self.level == "both" else None
         return self.fit_threshold(held)
 
-    def _fit_level(self, x: Tensor, is_corrected: bool) -> None:
+    def _fit_level(self, x: Tensor) -> None:
         if self.level_ is not None:
             _, method = correction.chosen_outliers(self.outliers or "auto", "softplus", x, None, None)
-            self.level_.fit(x, method if is_corrected else None)
+            self.level_.fit(x, None if self.outliers is None else method)
 
     def _levels(self, x: Tensor) -> dict[str, np.ndarray]:
         """The score of each level, higher = more OOD."""

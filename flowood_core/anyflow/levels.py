@@ -99,9 +99,18 @@ class FeatureLevel:
         rows = self.encoder.encode(x, label="ID images")
         pool = None
         if outliers is not None:
-            made = outliers if isinstance(outliers, Tensor) else self._outliers(x, outliers, rng)
+            made = outliers if isinstance(outliers, Tensor) else self.outliers_of(x, outliers, rng)
             pool = self.encoder.encode(made, label="outliers")
         return self.fit_features(rows, pool)
+
+    def outliers_of(
+        self, x: Tensor, make: Callable[..., Tensor], rng: torch.Generator | None = None
+    ) -> Tensor:
+        """`n_outliers` outliers of images drawn from x, each with another image as its partner; see `fit`."""
+        rng = rng or torch.Generator(x.device).manual_seed(self.seed)
+        index = torch.randperm(len(x), generator=rng, device=x.device)[: self.n_outliers]
+        shift = torch.randint(1, len(x), (len(index),), generator=rng, device=x.device)
+        return make(x[index], x[(index + shift) % len(x)], rng=rng)
 
     def fit_features(self, x: np.ndarray, outliers: np.ndarray | None = None) -> Self:
         """`fit` on features that are computed already: float32 (n, d) of ID images and of outliers."""
@@ -126,12 +135,6 @@ class FeatureLevel:
 
     def _built(self, d: int) -> Flow:
         return vector_flow(d, blocks=self.blocks, hidden=self.hidden, seed=self.seed)
-
-    def _outliers(self, x: Tensor, make: Callable[..., Tensor], rng: torch.Generator | None) -> Tensor:
-        rng = rng or torch.Generator(x.device).manual_seed(self.seed)
-        index = torch.randperm(len(x), generator=rng, device=x.device)[: self.n_outliers]
-        shift = torch.randint(1, len(x), (len(index),), generator=rng, device=x.device)
-        return make(x[index], x[(index + shift) % len(x)], rng=rng)
 
     # --- scores ------------------------------------------------------------------------------------------
 

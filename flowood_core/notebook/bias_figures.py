@@ -20,6 +20,8 @@ __all__ = [
     "draw_bias",
     "draw_complexity_vs_likelihood",
     "draw_complexity_vs_radius",
+    "draw_lengths",
+    "draw_levels",
     "draw_likelihoods",
 ]
 
@@ -178,4 +180,45 @@ def draw_complexity_vs_radius(
     ax.fill_between(radii, low, high, color=colour, alpha=0.2, lw=0, label="80 % of the images")
     ax.plot(radii, [np.mean(v) for v in values], "o-", color=colour, ms=4, label="mean")
     ax.set(xlabel="radius of the blur [pixels]", ylabel=r"$C(\mathbf{x}')$ [bits/dim]")
+    return ax
+
+
+def draw_lengths(ax: Axes, frame: pd.DataFrame, *, labels: Mapping[str, str] | None = None) -> Axes:
+    """Length of the feature vectors against complexity, a point an image: short is simple.
+
+    Args:
+        frame: set, complexity [bits/dim], length, as `evidence.two_levels.lengths` gives it; the set "ID" is blue.
+    """
+    names = labels or {}
+    for name, of in frame.groupby("set", sort=False):
+        colour = BLUE if name == "ID" else colour_of(name)
+        ax.scatter(
+            of["complexity"], of["length"], s=5, lw=0, alpha=0.5, color=colour, label=names.get(name, name)
+        )
+    ax.set(xlabel=r"$C(\mathbf{x})$ [bits/dim]", ylabel=r"$\Vert h(\mathbf{x}) \Vert_2$")
+    return ax
+
+
+LEVEL_MARKS = {
+    "raw": ("features as they come", "x", "0.45"), "unit": ("unit features", "o", "white"),
+    "features": ("with outliers", "o", GREEN), "pixels": ("pixels", "^", ORANGE), "both": ("both levels", "D", BLACK),
+}  # fmt: skip
+
+
+def draw_levels(ax: Axes, frame: pd.DataFrame, *, labels: Mapping[str, str] | None = None) -> Axes:
+    """AUROC of each level on each OOD set, one line a set.
+
+    Args:
+        frame: score, ood, value [percent], as `evidence.two_levels.over_levels` gives it.
+    """
+    names, sets = labels or {}, list(dict.fromkeys(frame["ood"]))
+    at = {name: len(sets) - i for i, name in enumerate(sets)}
+    ax.axvline(50, color="0.6", lw=0.8)
+    for score, (text, marker, face) in LEVEL_MARKS.items():
+        of = frame[frame["score"] == score]
+        edge = {} if marker == "x" else {"edgecolors": GREEN if face == "white" else face}
+        ax.scatter(of["value"], of["ood"].map(at), marker=marker, s=28, c=face, label=text, zorder=3, **edge)
+    ax.set_yticks(list(at.values()), [names.get(name, name) for name in at])
+    ax.grid(axis="y", lw=0.5, color="0.9")
+    ax.set(xlabel="AUROC [%]", xlim=(-2, 102))
     return ax

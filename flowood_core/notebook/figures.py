@@ -24,6 +24,8 @@ from flowood_core.notebook.bias_figures import (
     draw_bias,
     draw_complexity_vs_likelihood,
     draw_complexity_vs_radius,
+    draw_lengths,
+    draw_levels,
     draw_likelihoods,
 )
 from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
@@ -57,6 +59,8 @@ __all__ = [
     "draw_gallery",
     "draw_heat",
     "draw_histograms",
+    "draw_lengths",
+    "draw_levels",
     "draw_likelihoods",
     "draw_score",
     "draw_signs",

@@ -116,8 +116,8 @@ def advice(judged: Judged, sets: pd.DataFrame) -> str:
         said.append(f"take nothing from it on {_names(unsure)}, which it cannot tell from held-out images")
     if judged.n_train < FEW:
         said.append(
-            f"collect more than these {judged.n_train} training images, or take a model on the features of a frozen "
-            "network (notebook 03_2), which needs fewer"
+            f"collect more than these {judged.n_train} training images, or look at the features of a frozen network "
+            "too (-p level both), which needs fewer"
         )
     sentence = "; ".join(said)
     return f"{sentence[0].upper()}{sentence[1:]}."
@@ -214,7 +214,7 @@ def _threshold(judged: Judged) -> str:
         {"set": shares.index, "flagged": shares["sum"], "of": shares["count"],
          "share": [f"{share:.0%}" for share in shares["sum"] / shares["count"]]}
     )  # fmt: skip
-    level = f"{judged.gamma:,.0f} {html.escape(judged.unit)}"
+    level = f"{_number(judged.gamma)} {html.escape(judged.unit)}"
     return (
         f"<h2>The threshold</h2><p>A picture is flagged from a score of {level} on; "
         f"higher is more suspicious. It keeps {judged.kept:.1%} of held-out images of your own.</p>"
@@ -233,7 +233,7 @@ def _picture(row: Any, judged: Judged) -> str:
         heat = f'<img src="{pages.embedded(judged.heat(row.image))}" alt="heat map of {name}">'
         images = f'<div class="two">{images}{heat}</div>'
     said = '<span class="ood">OOD</span>' if is_ood else "ID"
-    return f"<li>{images}<br>{name}<br>{said} · score&nbsp;{row.ood_score:,.0f} · C&nbsp;{row.complexity:.2f}</li>"
+    return f"<li>{images}<br>{name}<br>{said} · score&nbsp;{_number(row.ood_score)} · C&nbsp;{row.complexity:.2f}</li>"
 
 
 def _stage(title: str, said: str, samples: pd.DataFrame, sets: pd.DataFrame) -> str:
@@ -269,7 +269,7 @@ def _table(judged: Judged) -> str:
     top += '<th data-sort scope="col"><button type="button">verdict ⇅</button></th>'
     rows = "".join(
         f"<tr><td>{html.escape(str(r.image))}</td><td data-holds=words>{html.escape(str(r.set))}</td>"
-        f'<td data-value="{r.ood_score}">{r.ood_score:,.1f}</td><td>{r.complexity:.3f}</td>'
+        f'<td data-value="{r.ood_score}">{_number(r.ood_score)}</td><td>{r.complexity:.3f}</td>'
         f"<td>{'OOD' if r.ood_score >= judged.gamma else 'ID'}</td></tr>"
         for r in most_suspicious(judged, len(judged.files)).itertuples()
     )
@@ -284,3 +284,8 @@ def _unreadable(names: Sequence[str]) -> str:
         return '<p class="note">Every file could be read.</p>'
     listed = "".join(f"<li>{html.escape(n)}</li>" for n in names)
     return f"<h2>Could not be read: {len(names)}</h2><ul>{listed}</ul>"
+
+
+def _number(score: float) -> str:
+    """A score in as many digits as tell two apart: thousands of nats of a flow on pixels, a few of a joined one."""
+    return f"{score:,.0f}" if abs(score) >= 1000 else f"{score:,.4g}"

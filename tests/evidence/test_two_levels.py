@@ -1,0 +1,107 @@
+"""Laws of the study of two levels: every score on the same images, and no sentence without its numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flowood_core import metrics
+from flowood_core.evidence import two_levels
+from flowood_core.features.images import ImageEncoder
+from flowood_core.flow import densities, image_flow
+from flowood_core.outliers import image
+
+SMALL = {"components": 6, "blocks": 2, "hidden": 8, "mle_steps": 10, "steps": 10}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return two_levels.images_of("photo", ["digits", "lsun"], n_train=60, n_test=40)
+
+
+@pytest.fixture(scope="module")
+def found(images, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWOOD_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
+        flow = image_flow(blocks=2, hidden=4, seed=0)
+        network = ImageEncoder("untrained", size=32, unit=False)
+        of = two_levels.scored(flow, network, images, image.ccm_gaussian, **SMALL)
+        return flow, network, of, two_levels.lengths(network, images.judged)
+
+
+def test_no_image_serves_two_purposes_and_a_missing_set_is_left_out(images):
+    def rows(x):
+        return {one.numpy().tobytes() for one in x}
+
+    assert not rows(images.held) & rows(images.test) and not rows(images.train) & rows(images.test)
+    assert list(images.judged) == ["ID", "digits"] and len(images.train) == 60 and len(images.test) == 40
+
+
+def test_a_test_set_too_small_to_hold_any_out_is_refused():
+    with pytest.raises(ValueError, match="more than 20"):
+        two_levels.images_of("photo", [], n_train=30, n_test=0)
+
+
+def test_every_score_is_of_every_image(found, images):
+    _, _, of, _ = found
+    assert set(of) == set(two_levels.LABELS)
+    for by_set in of.values():
+        assert {name: len(v) for name, v in by_set.items()} == {n: len(x) for n, x in images.judged.items()}
+        assert all(np.isfinite(v).all() for v in by_set.values())
+
+
+def test_the_level_of_pixels_is_the_flow_given(found, images):
+    flow, _, of, _ = found
+    np.testing.assert_array_equal(of["pixels"]["digits"], -densities(flow, images.ood["digits"])[1])
+
+
+def test_lengths_are_those_of_the_vectors_as_they_come(found, images):
+    _, network, _, lengths = found
+    own = np.linalg.norm(network.encode(images.test), axis=1)
+    np.testing.assert_allclose(lengths[lengths["set"] == "ID"]["length"], own, rtol=1e-6)
+
+
+def test_the_table_holds_the_aurocs_and_their_mean(found):
+    _, _, of, _ = found
+    table = two_levels.over_levels([of, of]).set_index(["score", "ood"])["value"]
+    for score in two_levels.LABELS:
+        direct = 100 * metrics.auroc(of[score]["ID"], of[score]["digits"])
+        assert table[score, "digits"] == pytest.approx(direct) and table[score, "mean"] == pytest.approx(
+            direct
+        )
+
+
+def cells(**means):
+    values = dict.fromkeys(two_levels.LABELS, 80.0) | means
+    rows = [(score, ood, v) for score, v in values.items() for ood in ("svhn", "mean")]
+    return pd.DataFrame(rows, columns=["score", "ood", "value"])
+
+
+@pytest.mark.parametrize(
+    ("means", "rank", "says", "says_not"),
+    [
+        ({"raw": 50.0}, 0.7, "Unit length helps (+30.0", "does not help"),
+        ({"raw": 80.0}, 0.7, "does not help", "Unit length helps"),
+        ({}, 0.0, "do not have shorter vectors", "have short vectors"),
+        ({"features": 90.0}, 0.7, "beats what needs none", "is not needed"),
+        ({"features": 80.0, "knn": 82.0}, 0.7, "is not needed", "beats"),
+        ({"pixels": 95.0, "both": 90.0}, 0.7, "5.0 points below", "0.0 points below"),
+    ],
+)
+def test_a_sentence_stands_under_its_condition(means, rank, says, says_not):
+    text = two_levels.reading(cells(**means), rank, is_pretrained=True)
+    assert says in text and says_not not in text
+
+
+def test_an_untrained_network_says_nothing_of_features():
+    assert "untrained" in two_levels.reading(cells(), 0.9, is_pretrained=False)
+
+
+def test_feature_levels_draw():
+    from flowood_core.notebook import figures
+
+    _, (left, right) = figures.figure("wide", columns=2)
+    lengths = pd.DataFrame({"set": ["ID", "svhn"], "complexity": [6.0, 4.0], "length": [9.0, 5.0]})
+    figures.draw_lengths(left, lengths, labels={"svhn": "SVHN"})
+    figures.draw_levels(right, cells(raw=20.0), labels={"svhn": "SVHN"})
+    assert [t.get_text() for t in right.get_yticklabels()] == ["SVHN", "mean"]
+    assert left.get_legend_handles_labels()[1] == ["ID", "SVHN"]
