@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from flowood_core.notebook import labels
 from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
@@ -21,6 +22,7 @@ __all__ = [
     "draw_complexity_vs_likelihood",
     "draw_complexity_vs_radius",
     "draw_likelihoods",
+    "draw_scatter",
 ]
 
 METHOD_COLOURS = {id_: label.colour for id_, label in labels.METHODS.items()}
@@ -178,4 +180,18 @@ def draw_complexity_vs_radius(
     ax.fill_between(radii, low, high, color=colour, alpha=0.2, lw=0, label="80 % of the images")
     ax.plot(radii, [np.mean(v) for v in values], "o-", color=colour, ms=4, label="mean")
     ax.set(xlabel="radius of the blur [pixels]", ylabel=r"$C(\mathbf{x}')$ [bits/dim]")
+    return ax
+
+
+def draw_scatter(
+    ax: Axes, frame: pd.DataFrame, *, x: str, y: str, labels: Mapping[str, str] | None = None
+) -> Axes:
+    """Two columns against each other, a colour for each value of the column "set"; y in powers of ten."""
+    for name, part in frame.groupby("set", sort=False):
+        label = (labels or {}).get(name, name)
+        ax.scatter(part[x], part[y], s=8, alpha=0.6, linewidths=0, color=colour_of(name), label=label)
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
     return ax

@@ -25,8 +25,10 @@ from flowood_core.notebook.bias_figures import (
     draw_complexity_vs_likelihood,
     draw_complexity_vs_radius,
     draw_likelihoods,
+    draw_scatter,
 )
 from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
+from flowood_core.notebook.reading import read
 from flowood_core.notebook.sheet import LABELS, Sheet, show_source, show_table
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "draw_heat",
     "draw_histograms",
     "draw_likelihoods",
+    "draw_scatter",
     "draw_score",
     "draw_signs",
     "figure",
@@ -65,6 +68,7 @@ __all__ = [
     "heat_ends",
     "heat_over",
     "legend_below",
+    "read",
     "second_axis",
     "show_figure",
     "show_source",
