@@ -465,7 +465,7 @@ rose = int((wide["with"] > wide["without"]).sum())
 figures.read(
     (slack < 0.01, f"The first step holds with much room: the left side is at most {slack:.1e} of M(x)."),
     (slack >= 0.01, f"The first step holds; the left side reaches {slack:.2g} of M(x)."),
-    (slack < 0.01, "Eq. (1) then asks little of the complexity: a far larger L would not break it."),
+    (slack < 0.01, "A far smaller L would satisfy eq. (1) too, so it does not force L to grow."),
     (True, f"With outliers L is larger in {rose} of {len(wide)} rows."),
 )
 
