@@ -44,16 +44,17 @@ schedule: Optional[str] = None  # constant as in Appendix A, or cosine, which sh
 data_init: Optional[bool] = None  # not in the paper: start with outputs of mean 0 and variance 1
 spacing: Optional[float] = None  # of the grid on which densities are drawn and integrated
 
-# %%
+# %% tags=["imports"]
 import math
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.datasets import make_circles, make_moons
 
-from flowood_core import flow, objective, train
-from flowood_core.notebook import params, figures
+from flowood_core import flow, hypothesis, objective, train
+from flowood_core.datasets import toys
+from flowood_core.evidence import toy_tables
+from flowood_core.notebook import figures, params
 
 P = params.check(globals(), notebook="02_3_learning_objective")
 APPENDIX_A = {"epochs_moons": 1000, "epochs_circles": 5000, "hidden": 256, "batch_size": 128, "lr": 1e-3,
@@ -259,39 +260,13 @@ Appendix A draws outliers of the moons uniformly from $(-0.5, 1.5)^2$, which cov
 """
 
 # %%
-CURVE = torch.from_numpy(make_moons(400)[0]).float()  # the moons without noise
-
-
-def to_moon(x):
-    """Distance of each point (n, 2) from the nearer moon."""
-    return torch.cdist(x, CURVE).amin(1)
-
-
-def make(name, n, seed):
-    """n points of a data set."""
-    shape = {"moons": make_moons, "circles": lambda n, **kw: make_circles(n, factor=0.5, **kw)}[name]
-    return torch.from_numpy(shape(n, noise=P.noise, random_state=seed)[0]).float()
-
+figures.show_source(toys.Moons.outliers)
+figures.show_source(toys.Circles.outliers)
 
 # %%
-def outliers_moons(x, partner, *, rng):
-    """Uniform on (-0.5, 1.5)^2, without what is nearer to a moon than `reject` times the noise."""
-    drawn = 2 * torch.rand((4 * len(x) + 64, 2), generator=rng) - 0.5
-    return drawn[to_moon(drawn) >= P.reject * P.noise][: len(x)]
-
-
-def outliers_circles(x, partner, *, rng):
-    """Half from the square (-0.3, 0.3)^2, half from the ring of radius 0.6 to 0.9."""
-    u, coin = torch.rand((len(x), 2), generator=rng), torch.rand((len(x), 1), generator=rng)
-    radius, angle = 0.6 + 0.3 * u[:, 0], 2 * math.pi * u[:, 1]
-    ring = torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
-    return torch.where(coin < 0.5, 0.6 * u - 0.3, ring)
-
-
-# %%
-OUTLIERS = {"moons": outliers_moons, "circles": outliers_circles}
-x_train = {name: make(name, P.n, P.seed) for name in OUTLIERS}
-x_test = {name: make(name, 2000, P.seed + 1_000_000) for name in OUTLIERS}
+DATA = {"moons": toys.Moons(P.noise, P.reject), "circles": toys.Circles(P.noise)}
+x_train = {name: data.points(P.n, P.seed) for name, data in DATA.items()}
+x_test = {name: data.points(2000, P.seed + 1_000_000) for name, data in DATA.items()}
 
 
 # %%
@@ -300,22 +275,15 @@ def trained(name, how, outliers=None, tau=0.0):
     f = flow.vector_flow(2, blocks=8, hidden=P.hidden, layers=3, seed=P.seed)
     if P.data_init:
         f.initialise(x_train[name])
-    settings = train.Settings(
-        steps[name],
-        P.batch_size,
-        P.lr,
-        schedule=P.schedule,
-        outlier_prob=P.outlier_prob,
-        tau=tau,
-        seed=P.seed,
-    )
+    options = {"schedule": P.schedule, "outlier_prob": P.outlier_prob, "tau": tau, "seed": P.seed}
+    settings = train.Settings(steps[name], P.batch_size, P.lr, **options)
     train.fit(f, x_train[name], outliers, settings=settings, label=f"{name} {how}")
     return f
 
 
 # %%
-flows = {(name, "without"): trained(name, "without") for name in OUTLIERS}
-flows |= {(name, "with"): trained(name, "with", OUTLIERS[name]) for name in OUTLIERS}
+flows = {(name, "without"): trained(name, "without") for name in DATA}
+flows |= {(name, "with"): trained(name, "with", data.outliers) for name, data in DATA.items()}
 
 # %% [markdown]
 r"""
@@ -323,50 +291,38 @@ r"""
 """
 
 # %%
-BOX = {"moons": (-1.75, 2.75, -1.5, 2.0), "circles": (-1.75, 1.75, -1.75, 1.75)}
+grids = {name: toys.Grid(data.box, P.spacing) for name, data in DATA.items()}
 
 
-def centres(name):
-    """Centres of the grid's cells, rows from below, and how many rows there are."""
-    a, b, c, d = BOX[name]
-    xs = a + P.spacing * (torch.arange(round((b - a) / P.spacing)) + 0.5)
-    ys = c + P.spacing * (torch.arange(round((d - c) / P.spacing)) + 0.5)
-    return torch.cartesian_prod(ys, xs).flip(1), len(ys)
-
-
-def mass_in_box(f, name, log_p):
-    """The same mass twice: by the grid, and by samples."""
-    a, b, c, d = BOX[name]
-    x, y = f.sample(20_000, torch.Generator().manual_seed(P.seed)).T
-    by_samples = ((x > a) & (x < b) & (y > c) & (y < d)).float().mean().item()
-    return np.exp(log_p).sum() * P.spacing**2, by_samples
-
-
-# %%
-grids = {name: centres(name) for name in OUTLIERS}
-log_p = {key: flow.densities(f, grids[key[0]][0], batch_size=4096)[1] for key, f in flows.items()}
-for (name, how), f in flows.items():
-    by_grid, by_samples = mass_in_box(f, name, log_p[name, how])
+def density_on_grid(name, how):
+    """log p of every cell; its mass must be the share of samples in the box."""
+    f, grid = flows[name, how], grids[name]
+    found = flow.densities(f, grid.centres, batch_size=4096)[1]
+    by_grid, by_samples = np.exp(found).sum() * grid.area, grid.share(f.sample, P.seed)
     print(f"{name:8}{how:8} mass in the box: {by_grid:.4f} by the grid, {by_samples:.4f} by samples")
     assert abs(by_grid - by_samples) < 0.02
+    return found
+
+
+log_p = {key: density_on_grid(*key) for key in flows}
 
 # %%
 # the highest density of the moons, and of the inner circle
 PEAK = 1 / (2 * math.pi * math.sqrt(2 * math.pi) * P.noise)
 dots = {name: x[:: max(P.n // 250, 1)] for name, x in x_train.items()}
-crosses = {name: OUTLIERS[name](dots[name][:120], None, rng=rng) for name in OUTLIERS}
+crosses = {name: data.outliers(dots[name][:120], rng=rng) for name, data in DATA.items()}
 
 
 def draw(ax, name, how):
     """One panel: the density, some ID samples, and some outliers where training had them."""
-    picture = log_p[name, how].reshape(grids[name][1], -1)
+    picture = log_p[name, how].reshape(grids[name].rows, -1)
     out = None if how == "without" else crosses[name]
-    return figures.draw_density(ax, picture, BOX[name], vmax=PEAK, id_points=dots[name], outliers=out)
+    return figures.draw_density(ax, picture, grids[name].box, vmax=PEAK, id_points=dots[name], outliers=out)
 
 
 # %%
 fig, axes = figures.figure("tall", rows=2, columns=2, height=7.6)
-for row, name in zip(axes, OUTLIERS):
+for row, name in zip(axes, DATA):
     for ax, how in zip(row, ("without", "with")):
         shown = draw(ax, name, how)
         ax.set_title(f"{name}, trained {how} OOD samples")
@@ -383,51 +339,16 @@ Colours follow the square root of the density, so that thin bridges show, and bo
 **In numbers.** The mass that each flow puts into the OOD regions of the paper's sentence, and beyond, where no outlier was drawn; the share of the data there; and what the outliers cost on ID samples that no flow has seen. The gaps are what lies further from both moons than three times the noise.
 """
 
-# %%
-many = {name: make(name, 100_000, P.seed + 2_000_000) for name in OUTLIERS}
-
-
-def regions(name, x):
-    """Where the paper's sentence about Fig. 2 is tested, and where no outlier is ever drawn."""
-    radius, gap = x.norm(dim=1), to_moon(x) > 3 * P.noise
-    if name == "circles":
-        centre, ring = x.abs().amax(1) < 0.3, (radius > 0.6) & (radius < 0.9)
-        return {"centre": centre, "ring": ring, "beyond": radius > 1 + 3 * P.noise}
-    square = ((x > -0.5) & (x < 1.5)).all(1)
-    return {"gaps": gap & square, "beyond": gap & ~square}
-
 
 # %%
-def measure(name):
-    """Held-out log-likelihood; mass and mean density by region; one column for the data, one per flow."""
-    hows = [how for set_, how in flows if set_ == name]
-    log_p_id = [flow.densities(flows[name, how], x_test[name], batch_size=2000)[1].mean() for how in hows]
-    rows = {(name, "held-out ID", "log p [nats]"): dict(zip(hows, log_p_id))}
-    share = regions(name, many[name])
-    for region, inside in regions(name, grids[name][0]).items():
-        cells = inside.numpy()
-        mass = {how: np.exp(log_p[name, how][cells]).sum() * P.spacing**2 for how in hows}
-        rows[name, region, "mass"] = {"data": share[region].float().mean().item()} | mass
-        area = cells.sum() * P.spacing**2
-        rows[name, region, "mean density"] = {how: m / area for how, m in mass.items()}
-    return pd.DataFrame(rows).T.rename_axis(["set", "where", "quantity"])[["data", *hows]]
+def measured():
+    """Fig. 2 in numbers, of all flows that are there."""
+    return pd.concat([toy_tables.in_numbers(n, d, flows, log_p, grids[n], P.seed) for n, d in DATA.items()])
 
 
-# %%
-def say(table, before, after):
-    """One sentence per row that has both numbers, from the numbers."""
-    for (name, where, quantity), row in table.dropna(subset=[before, after]).iterrows():
-        old, new = row[before], row[after]
-        if quantity == "mass":
-            verb = "falls" if new < 0.9 * old else "rises" if new > 1.1 * old else "hardly moves"
-            print(f"{name}, {where}: the mass {verb}, {old:.4f} -> {new:.4f} (data {row['data']:.4f})")
-        elif where == "held-out ID":
-            print(f"{name}, ID samples no flow has seen: log p changes by {new - old:+.3f} nats")
-
-
-table = pd.concat([measure(name) for name in OUTLIERS])
+table = measured()
 figures.show_table(table, "Fig. 2 in numbers", "{:.4f}")
-say(table, "without", "with")
+figures.read(*toy_tables.moved(table, "without", "with"), title="What outliers changed")
 
 # %% [markdown]
 r"""
@@ -438,8 +359,8 @@ How hard does eq. (3) push here? At an ID sample the slope of eq. (2) is 1 in si
 """
 
 # %%
-for name, outliers in OUTLIERS.items():
-    x_out = outliers(x_test[name], None, rng=rng)
+for name, data in DATA.items():
+    x_out = data.outliers(x_test[name], rng=rng)
     below = torch.from_numpy(flow.densities(flows[name, "without"], x_out, batch_size=2000)[1])
     slopes = [torch.sigmoid(below - tau).mean().item() for tau in (0.0, P.tau_moved)]
     print(
@@ -449,11 +370,8 @@ for name, outliers in OUTLIERS.items():
 
 # %%
 name, moved = P.set_moved, f"tau = {P.tau_moved:g}"
-f = flows[name, moved] = trained(name, moved, OUTLIERS[name], tau=P.tau_moved)
-log_p[name, moved] = flow.densities(f, grids[name][0], batch_size=4096)[1]
-by_grid, by_samples = mass_in_box(f, name, log_p[name, moved])
-print(f"mass in the box: {by_grid:.4f} by the grid, {by_samples:.4f} by samples")
-assert abs(by_grid - by_samples) < 0.02
+flows[name, moved] = trained(name, moved, DATA[name].outliers, tau=P.tau_moved)
+log_p[name, moved] = density_on_grid(name, moved)
 
 # %%
 fig, axes = figures.figure("wide", columns=2, height=3.9)
@@ -464,17 +382,92 @@ fig.colorbar(shown, ax=axes, extend="max", label=r"density $p_{\mathcal{X}}(\mat
 sheet.save_figure(fig, "fig_2_threshold", f"{name} of Fig. 2 with the threshold of eq. (3) moved; ours")
 
 # %%
-table = pd.concat([measure(name) for name in OUTLIERS])
+table = measured()
 figures.show_table(table, "Fig. 2 in numbers, with the threshold moved beside it", "{:.4f}")
-sheet.save_table(
-    table.reset_index(), "fig_2_regions", "Mass in the OOD regions and log p of held-out ID samples"
-)
-say(table, "with", moved)
+about = "Mass in the OOD regions and log p of held-out ID samples"
+sheet.save_table(table.reset_index(), "fig_2_regions", about)
+figures.read(*toy_tables.moved(table, "with", moved), title="What the moved threshold changed")
 
 # %% [markdown]
 r"""
 **Reading.** Moving the threshold is not tuning a weight: it says from which density on an outlier may be left alone. Mass that leaves one region has to go to another, and outliers speak only for the places where they are drawn: the row "beyond" and the log-likelihood of ID samples show whether there is a price.
 """
+
+# %% [markdown]
+r"""
+## Eq. (1) on a trained flow
+> Fix a point $\mathbf z \in \mathcal A$ and choose a constant $\epsilon > 0$ such that the open ball $\mathcal B^{\epsilon}_{\mathbf z}$ … is contained within $\mathcal A$. … Then, the following inequality holds:
+
+$$\frac{\epsilon^2}{L_{\mathcal A}^2}\bigl(1 - \mathbb P(\mathcal B_{\mathbf z}^{\epsilon})\bigr) \le C_1 \exp(C(\mathbf x)) \tag{1}$$
+
+The paper expects that outliers raise $L_{\mathcal A}$, which lowers the left side. Where does the inequality come from? Outside the ball $\epsilon \le \lVert\mathbf z' - \mathbf z\rVert \le L\,\lVert\mathbf x' - \mathbf x\rVert$, so Chebyshev's inequality gives a first step, which needs no complexity:
+
+$$\frac{\epsilon^2}{L^2}\bigl(1 - \mathbb P(\mathcal B_{\mathbf z}^{\epsilon})\bigr) \;\le\; M(\mathbf x) = \mathbb E\,\lVert\mathbf x' - \mathbf x\rVert^2$$
+
+What is left to claim is $M(\mathbf x) \le C_1\exp(C(\mathbf x))$. Here $\mathcal A$ is the image of the box, $L$ the largest singular value of the Jacobian of $f$ on the cells of its grid, and $\mathbf x'$ is drawn from the flow.
+"""
+
+# %%
+figures.show_source(hypothesis.ball_mass)
+figures.show_source(hypothesis.left_side)
+
+# %%
+points = {(name, "ID"): x[:100] for name, x in x_test.items()}
+points |= {(name, "outliers"): data.outliers(x_test[name][:100], rng=rng) for name, data in DATA.items()}
+found = {
+    (name, how, kind): toy_tables.eq_1_by_epsilon(flows[name, how], x, log_p[name, how], grids[name])
+    for (name, kind), x in points.items()
+    for how in ("without", "with")
+}
+
+# %% [markdown]
+r"""
+**Check.** The mass of the ball comes twice: by the noncentral $\chi^2$ distribution in $\mathcal Z$, and by summing the density over the cells of $\mathcal X$ whose latents lie outside the ball. They may differ by the mass beyond the box. And the first step holds at every point and every radius.
+"""
+
+# %%
+for (name, how, _), of in found.items():
+    beyond = 1 - np.exp(log_p[name, how]).sum() * grids[name].area
+    assert (of["mass"] + of["outside"] - 1).abs().max() < abs(beyond) + 0.02
+    assert (of["left"] <= of["spread"]).all()
+
+# %%
+fig, axes = figures.figure("wide", columns=2)
+for ax, name in zip(axes, DATA):
+    for how, colour in (("without", figures.BLACK), ("with", figures.GREEN)):
+        of = found[name, how, "ID"].groupby("epsilon")[["left", "spread"]].median()
+        ax.plot(of.index, of["left"], color=colour, label=f"left side, trained {how} outliers")
+        ax.plot(of.index, of["spread"], color=colour, ls="--", label=rf"$M(\mathbf{{x}})$, {how}")
+    low = min(found[name, how, "ID"]["left"].max() for how in ("without", "with"))
+    ax.set(
+        xscale="log",
+        yscale="log",
+        ylim=(1e-4 * low, 30),
+        xlabel=r"radius of the ball, $\epsilon$",
+        title=name,
+    )
+axes[0].set_ylabel(r"squared units of $\mathbf{x}$")
+axes[0].legend(fontsize=7)
+about = "Both sides of the first step of eq. (1) at 100 held-out ID samples, medians"
+sheet.save_figure(fig, "fig_eq_1", about)
+
+# %%
+eq_1 = toy_tables.eq_1_table(flows, found, points)
+formats = dict.fromkeys(eq_1.columns, "{:.3g}")
+figures.show_table(
+    eq_1, "Eq. (1) at the radius that makes its left side largest, medians over points", formats
+)
+sheet.save_table(eq_1.reset_index(), "eq_1_plane", "Eq. (1) in the plane, by quadrature")
+
+# %%
+slack, wide = eq_1["largest left / M(x)"].max(), eq_1["L in the box"].unstack("outliers")
+rose = int((wide["with"] > wide["without"]).sum())
+figures.read(
+    (slack < 0.01, f"The first step holds with much room: the left side is at most {slack:.1e} of M(x)."),
+    (slack >= 0.01, f"The first step holds; the left side reaches {slack:.2g} of M(x)."),
+    (slack < 0.01, "A far smaller L would satisfy eq. (1) too, so it does not force L to grow."),
+    (True, f"With outliers L is larger in {rose} of {len(wide)} rows."),
+)
 
 # %%
 sheet.finish(steps=steps, tau_moved=P.tau_moved)

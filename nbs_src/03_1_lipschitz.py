@@ -30,19 +30,17 @@ profile: str = "quick"
 n_samples: Optional[int] = None  # None: the profile's; 1000 in the paper
 iterations: int = 20  # power iterations for the spectral norm
 n_spectral: int = 64  # samples for the spectral norms, which cost about 40 gradients each
+n_hypothesis: int = 16  # test images of each set, for Hypothesis 1
 
-# %%
-import numpy as np
+# %% tags=["imports"]
 import pandas as pd
 import torch
 
-from flowood_core import datasets, lipschitz, runs
-from flowood_core.engine import compiled
-from flowood_core.runs import grid
-from flowood_core.notebook import params, figures
-from flowood_core.evidence import tables
-from flowood_core.flow import dequantise
+from flowood_core import datasets, hypothesis, lipschitz, runs
+from flowood_core.evidence import lipschitz_tables
+from flowood_core.notebook import figures, params
 from flowood_core.outliers.image import METHOD_LABELS
+from flowood_core.runs import grid
 
 P = params.check(globals(), notebook="03_1_lipschitz")
 sheet = figures.start("03_1_lipschitz", P)
@@ -84,69 +82,13 @@ r"""
 One value per ID training sample; $L_{\mathcal A}$ is the maximum. A maximum over a sample has a heavy tail, so the median and the 95 % quantile stand beside it. Units are latent units per unit of $\mathbf x \in [0,1]$; with pixels in 0..255 every value would be 256 times smaller.
 """
 
-
 # %%
-def norms(run, n, n_spectral):
-    flow, x = run.flow(), dequantise(datasets.load(run.spec.id, "train").drawn(n, 0).x)
-    pieces = x.split(32)
-
-    def z(v):
-        return flow(v)[0]
-
-    few = x[:n_spectral].split(32)
-    with compiled.fused():  # compiled blocks; they have first derivatives only, which these two need
-        first = {
-            "grad_sum_z": torch.cat([lipschitz.grad_sum_z(z, p) for p in pieces]),
-            "grad_logp": torch.cat([lipschitz.grad_logp(flow.log_prob, p) for p in pieces]),
-        }
-    return first | {
-        "spectral": torch.cat([lipschitz.spectral(z, p, iterations=P.iterations) for p in few]),
-        "spectral of the inverse": torch.cat(
-            [lipschitz.spectral(flow.inverse, flow(p)[0].detach(), iterations=P.iterations) for p in few]
-        ),
-    }
-
-
-measured = {r.spec.run_id: norms(r, P.n_samples, P.n_spectral) for r in finished}
-
-# %%
-by_id = {r.spec.run_id: r for r in finished}
-rows = [
-    {
-        "id": by_id[k].spec.id,
-        "method": METHOD_LABELS[by_id[k].spec.method],
-        "seed": by_id[k].spec.seed,
-        "quantity": q,
-    }
-    | lipschitz.summarise(v)
-    for k, values in measured.items()
-    for q, v in values.items()
-]
-frame = pd.DataFrame(rows)
-sheet.save_table(
-    frame, "lipschitz", "Three readings of the Lipschitz constant: maximum, median, 95 % quantile"
-)
-table = frame.pivot_table(
-    index=["id", "quantity"], columns="method", values=["max", "median", "q95"], sort=False
-)
-figures.show_table(
-    table.rename(index=datasets.LABELS),
-    f"Norms over ID samples ({P.n_samples} for gradients, {P.n_spectral} for spectra), mean over seeds",
-    "{:.4g}",
-)
-
-# %%
-ratio = table.xs("CCM+Gaussian", axis=1, level=1) / table.xs("MLE", axis=1, level=1)
-sheet.save_table(ratio, "lipschitz_ratio", "With outliers divided by without", index=True)
-figures.show_table(
-    ratio.rename(index=datasets.LABELS),
-    "With outliers divided by without: above 1, outlier training raised it",
-    "{:.2f}",
-)
-for (id_, quantity), row in ratio.rename(index=datasets.LABELS).iterrows():
-    word = "raises" if row["max"] > 1 else "does not raise"
-    print(f"{id_}, {quantity}: outlier training {word} the mean of the maxima ", end="")
-    print(f"({row['max']:.2f} times; median {row['median']:.2f} times)")
+measured = {
+    r.spec.run_id: lipschitz_tables.norms(r, P.n_samples, P.n_spectral, P.iterations) for r in finished
+}
+frame = lipschitz_tables.summary(finished, measured)
+about = "Three readings of the Lipschitz constant: maximum, median, 95 % quantile"
+sheet.save_table(frame, "lipschitz", about)
 
 # %% [markdown]
 r"""
@@ -154,27 +96,8 @@ Beside the paper: the maxima, without and with outliers (mean over seeds), their
 """
 
 # %%
-READINGS = ["grad_sum_z", "grad_logp", "spectral", "spectral of the inverse"]
-printed = tables.printed("table_4").pivot(index="id", columns="outliers", values="paper")
-largest = frame.pivot_table(index=["id", "seed", "quantity"], columns="method", values="max")
-raised = (largest["CCM+Gaussian"] / largest["MLE"]).rename("ratio").reset_index()
-rows = []
-for id_ in [*printed.index, *(i for i in frame.id.unique() if i not in printed.index)]:
-    paper = printed.loc[id_] if id_ in printed.index else {"without": np.nan, "with": np.nan}
-    rows.append((id_, "paper", paper["without"], paper["with"], paper["with"] / paper["without"], "", ""))
-    for quantity in READINGS:
-        r = raised[(raised.id == id_) & (raised.quantity == quantity)]["ratio"]
-        if not len(r):
-            rows.append((id_, quantity, np.nan, np.nan, np.nan, "", "not run"))
-            continue
-        without, with_ = table.loc[(id_, quantity), "max"][["MLE", "CCM+Gaussian"]]
-        fits = "fits" if (r > 1).all() else "does not fit" if (r <= 1).all() else "differs between seeds"
-        by_seed = f"{r.min():.2f} to {r.max():.2f}" if len(r) > 1 else ""
-        rows.append((id_, quantity, without, with_, with_ / without, by_seed, fits))
-table_4 = pd.DataFrame(rows, columns=["id", "reading", "without", "with", "ratio", "by seed", "verdict"])
-sheet.save_table(
-    table_4, "table_4", "Table 4 as printed, and our three readings of it: maxima and their ratio"
-)
+table_4 = lipschitz_tables.table_4(frame)
+sheet.save_table(table_4, "table_4", "Table 4 as printed, and our readings of it: maxima and their ratio")
 figures.show_table(
     table_4.replace({"id": datasets.LABELS}).set_index(["id", "reading"]),
     "Table 4: the largest norm without and with outliers",
@@ -182,100 +105,129 @@ figures.show_table(
 )
 
 # %%
+rose = lipschitz_tables.rises(frame)
+figures.show_table(rose, "In how many runs outlier training raised the statistic", "{:.0f}")
+ratio = lipschitz_tables.ratio(frame)
+sheet.save_table(ratio, "lipschitz_ratio", "With outliers divided by without", index=True)
+about = f"With outliers divided by without ({P.n_samples} images for gradients, {P.n_spectral} for spectra)"
+figures.show_table(ratio.rename(index=datasets.LABELS), about, "{:.2f}", folded=True)
+
+# %%
+largest, inverse = rose.loc["grad_sum_z"], rose.loc["spectral of the inverse"]
+of = f"of {largest['runs']} runs"
+figures.read(
+    (True, f"The paper's statistic, the maximum of the first reading, rises in {largest['max']} {of}."),
+    (True, f"The inverse's median rises in {inverse['median']} {of}, its 95 % quantile in {inverse['q95']}."),
+)
+
+# %%
 NORMS = {
     "grad_sum_z": r"$\log_{10} \Vert \partial \sum_i z_i / \partial \mathbf{x} \Vert_2$",
     "grad_logp": r"$\log_{10} \Vert \nabla_{\mathbf{x}} \log p_{\mathcal{X}}(\mathbf{x}) \Vert_2$",
     "spectral": r"$\log_{10} \sigma_{\max}(\partial \mathbf{z} / \partial \mathbf{x})$",
+    "spectral of the inverse": r"$\log_{10} \sigma_{\max}(\partial \mathbf{x} / \partial \mathbf{z})$",
 }
 ids = list(dict.fromkeys(r.spec.id for r in finished))
 colours = {METHOD_LABELS[m]: c for m, c in figures.METHOD_COLOURS.items()}
-fig, axes = figures.figure("wide", rows=len(ids), columns=3, height=2.6 * len(ids), squeeze=False)
+fig, axes = figures.figure("wide", rows=len(ids), columns=4, height=2.3 * len(ids), squeeze=False)
 for line, id_ in zip(axes, ids):
-    for ax, quantity in zip(line, READINGS[:3]):
-        values = {}
-        for k, v in measured.items():
-            if by_id[k].spec.id == id_:
-                values.setdefault(METHOD_LABELS[by_id[k].spec.method], []).append(
-                    np.log10(v[quantity].numpy())
-                )
-        values = {method: np.concatenate(v) for method, v in values.items()}  # all seeds
+    for ax, (quantity, symbol) in zip(line, NORMS.items()):
+        values = lipschitz_tables.joined(finished, measured, id_, quantity)
         figures.draw_histograms(ax, values, colours=colours, bins=30)
-        ax.set(title=datasets.LABELS.get(id_, id_), xlabel=NORMS[quantity])
+        ax.set(title=f"ID {datasets.LABELS.get(id_, id_)}", xlabel=symbol, ylabel="")
 axes[0, 0].legend(fontsize=7)
-sheet.save_figure(fig, "table_4_distributions", "Distribution of the three norms over ID samples")
+sheet.save_figure(fig, "table_4_distributions", "Distribution of the four norms over ID images, all seeds")
 
 # %% [markdown]
 r"""
 ## Hypothesis 1 in numbers
 > the local Lipschitz constant $L_{\mathcal A}$ increases as the complexity of the input decreases.
 
-The hypothesis calls $f: \mathcal X \to \mathcal Z$ Lipschitz on $\mathcal A \subseteq \mathcal Z$, which is the wrong side: either the constant of $f$ at $\mathbf x$ is meant, $\sigma_{\max}(J_f)$, or that of $f^{-1}$ at $\mathbf z$, $1/\sigma_{\min}(J_f)$. Both are measured against $C(\mathbf x)$, on ID and on simple and complex OOD.
+The hypothesis calls $f: \mathcal X \to \mathcal Z$ Lipschitz on $\mathcal A \subseteq \mathcal Z$, which is the wrong side: either the constant of $f$ at $\mathbf x$ is meant, $\sigma_{\max}(J_f)$, or that of $f^{-1}$ at $\mathbf z$, $1/\sigma_{\min}(J_f)$. Both are measured against $C(\mathbf x)$, on every seed of the first ID set and the first seed of the others.
+
+Sets differ in more than complexity, and images of one set resemble each other. So the correlation is taken *inside* each set; the interval redraws images within sets, and seeds.
 """
 
-
 # %%
-def against_complexity(run, n):
-    flow = run.flow()
-    rows = []
-    for name in (run.spec.id, *run.spec.ood):
-        x = dequantise(datasets.load(name, "test").drawn(run.spec.n_test, 0).x[:n])
-        z = flow(x)[0].detach()
-        forward = lipschitz.spectral(lambda v: flow(v)[0], x, iterations=P.iterations)
-        backward = lipschitz.spectral(flow.inverse, z, iterations=P.iterations)
-        c = run.arrays[name]["complexity"][:n]
-        rows += [(name, *v) for v in zip(c, forward.numpy(), backward.numpy())]
-    return pd.DataFrame(rows, columns=["set", "C", "f", "inverse of f"])
-
-
-first = [r for r in finished if r.spec.id == ids[0] and r.spec.seed == finished[0].spec.seed]
-hypothesis = {METHOD_LABELS[r.spec.method]: against_complexity(r, P.n_spectral // 2) for r in first}
-
-# %%
-fig, axes = figures.figure("tall", rows=2, columns=len(hypothesis))
-for column, (method, values) in zip(axes.T, hypothesis.items()):
-    for ax, side, meaning in zip(
-        column, ("f", "inverse of f"), (r"$\sigma_{\max}(J_f)$", r"$1/\sigma_{\min}(J_f)$")
-    ):
-        for name, part in values.groupby("set", sort=False):
-            ax.scatter(
-                part["C"],
-                part[side],
-                s=8,
-                alpha=0.6,
-                linewidths=0,
-                color=figures.colour_of(name),
-                label=datasets.LABELS.get(name, name),
-            )
-        ax.set(yscale="log", xlabel=r"complexity $C(\mathbf{x})$ [bits/dim]", ylabel=meaning, title=method)
-fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
-sheet.save_figure(fig, "hypothesis_1", "Local Lipschitz constants of f and of its inverse against complexity")
-
-# %%
-from scipy.stats import spearmanr
-
-found = [
-    {"method": m, "side": s, "spearman_with_C": spearmanr(v["C"], v[s]).statistic, "n": len(v)}
-    for m, v in hypothesis.items()
-    for s in ("f", "inverse of f")
-]
-sheet.save_table(
-    pd.DataFrame(found), "hypothesis_1", "Rank correlation of local Lipschitz constants with complexity"
-)
-for row in found:
-    clear = abs(row["spearman_with_C"]) > 2 / row["n"] ** 0.5  # about two standard errors of no correlation
-    says = ("falls" if row["spearman_with_C"] < 0 else "grows") if clear else "does not move clearly"
-    print(
-        f"{row['method']}: the constant of {row['side']} {says} with complexity (Spearman {row['spearman_with_C']:+.2f}, n {row['n']})"
+first_seed = finished[0].spec.seed
+chosen = [r for r in finished if r.spec.id == ids[0] or r.spec.seed == first_seed]
+local = {
+    (r.spec.id, METHOD_LABELS[r.spec.method], r.spec.seed): lipschitz_tables.against_complexity(
+        r, P.n_hypothesis, P.iterations
     )
-print("Hypothesis 1 needs a constant that falls with complexity.")
+    for r in chosen
+}
 
 # %%
-sheet.finish(runs=list(by_id))
+methods = list(dict.fromkeys(method for _, method, _ in local))
+SYMBOLS = {"f": r"$\sigma_{\max}(J_f)$", "inverse of f": r"$1/\sigma_{\min}(J_f)$"}
+fig, axes = figures.figure("tall", rows=2, columns=len(methods), squeeze=False)
+for column, method in zip(axes.T, methods):
+    values = pd.concat([v for (id_, m, _), v in local.items() if (id_, m) == (ids[0], method)])
+    for ax, (side, symbol) in zip(column, SYMBOLS.items()):
+        figures.draw_scatter(ax, values, x="C", y=side, labels=datasets.LABELS)
+        ax.set(xlabel=r"complexity $C(\mathbf{x})$ [bits/dim]", ylabel=symbol, title=method)
+fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+about = f"Local Lipschitz constants against complexity, ID {datasets.LABELS.get(ids[0], ids[0])}, all seeds"
+sheet.save_figure(fig, "hypothesis_1", about)
+
+# %%
+inside = lipschitz_tables.inside_sets(local)
+sheet.save_table(inside[inside["set"] != "all sets"], "hypothesis_1_sets", "Hypothesis 1 inside each set")
+summed = inside[inside["set"] == "all sets"].drop(columns="set")
+summed = summed.rename(columns={"value": "spearman_with_C"})
+about = "Rank correlation with complexity inside the sets, mean over sets, 95 % over seeds and images"
+sheet.save_table(summed, "hypothesis_1", about)
+shown = summed.replace({"id": datasets.LABELS}).set_index(["id", "method", "side"])
+formats = {"n_seeds": "{:.0f}", "n": "{:.0f}"}
+formats |= dict.fromkeys(["spearman_with_C", "low", "high", "pooled"], "{:+.2f}")
+figures.show_table(shown, f"{about}; Hypothesis 1 needs a negative one", formats)
+
+# %%
+figures.read(
+    (True, f"Of {len(summed)} rows {(summed['high'] < 0).sum()} are surely negative, as Hypothesis 1 says."),
+    (True, f"Surely positive are {(summed['low'] > 0).sum()}."),
+)
+
+# %% [markdown]
+r"""
+## Eq. (1) on images
+$$\frac{\epsilon^2}{L_{\mathcal A}^2}\bigl(1 - \mathbb P(\mathcal B_{\mathbf z}^{\epsilon})\bigr) \;\le\; M(\mathbf x) = \mathbb E\,\lVert\mathbf x' - \mathbf x\rVert^2 \;\le\; C_1 \exp(C(\mathbf x)) \tag{1}$$
+
+`02_3_learning_objective` says where the left half comes from. In 3,072 dimensions the mass of the ball is that of the noncentral $\chi^2$ distribution, $\mathbf x'$ is an ID test image, and each ball has the radius that makes the left side largest. $L$ is the local constant at $\mathbf x$; that of a whole set is no smaller, so what holds here holds for it.
+"""
+
+# %%
+figures.show_source(hypothesis.spread)
+d = finished[0].metrics["d"]
+eq_1 = pd.concat(
+    {key[:2]: lipschitz_tables.eq_1_by_set(v, d) for key, v in local.items() if key[2] == first_seed},
+    names=["id", "outliers"],
+)
+assert (eq_1["left side"] <= eq_1["M(x)"]).all()
+sheet.save_table(eq_1, "eq_1_images", "Eq. (1) at test images, medians by set", index=True)
+of_first = eq_1.loc[ids[0]].rename(index=datasets.LABELS)
+figures.show_table(of_first, f"Eq. (1), ID {datasets.LABELS.get(ids[0], ids[0])}, medians by set", "{:.3g}")
+
+# %%
+slack = (eq_1["left side"] / eq_1["M(x)"]).max()
+needed = eq_1["C_1, M(x)"]
+figures.read(
+    (slack < 0.01, f"The left side is at most {slack:.1e} of M(x), so eq. (1) does not force L to grow."),
+    (slack >= 0.01, f"The left side reaches {slack:.2g} of M(x), so L could not be much smaller."),
+    (
+        True,
+        f"For M(x) to obey the right half, C_1 has to be {needed.min():.2g} to {needed.max():.2g} by set.",
+    ),
+)
+
+# %%
+sheet.finish(runs=list(measured))
 
 # %% [markdown]
 r"""
 ## Summary
 - "The Lipschitz constant" of the paper can be any of three numbers of different size; all three stand in the table, with their ratios.
-- Which side of the map follows complexity, and in which direction, is printed above for a flow trained without and with outliers.
+- Hypothesis 1 is counted inside the sets, flow by flow, with an interval over seeds and images. Eq. (1) is evaluated at every image.
 - Not reproduced here: the printed values of Table 4, which need the paper's data and 500 epochs. Next: `03_1_beyond`.
 """

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from flowood_core.notebook import labels
 from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
@@ -23,6 +24,7 @@ __all__ = [
     "draw_lengths",
     "draw_levels",
     "draw_likelihoods",
+    "draw_scatter",
 ]
 
 METHOD_COLOURS = {id_: label.colour for id_, label in labels.METHODS.items()}
@@ -221,4 +223,17 @@ def draw_levels(ax: Axes, frame: pd.DataFrame, *, labels: Mapping[str, str] | No
     ax.set_yticks(list(at.values()), [names.get(name, name) for name in at])
     ax.grid(axis="y", lw=0.5, color="0.9")
     ax.set(xlabel="AUROC [%]", xlim=(-2, 102))
+
+
+def draw_scatter(
+    ax: Axes, frame: pd.DataFrame, *, x: str, y: str, labels: Mapping[str, str] | None = None
+) -> Axes:
+    """Two columns against each other, a colour for each value of the column "set"; y in powers of ten."""
+    for name, part in frame.groupby("set", sort=False):
+        label = (labels or {}).get(name, name)
+        ax.scatter(part[x], part[y], s=8, alpha=0.6, linewidths=0, color=colour_of(name), label=label)
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
     return ax

@@ -27,8 +27,10 @@ from flowood_core.notebook.bias_figures import (
     draw_lengths,
     draw_levels,
     draw_likelihoods,
+    draw_scatter,
 )
 from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
+from flowood_core.notebook.reading import read
 from flowood_core.notebook.sheet import LABELS, Sheet, show_source, show_table
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "draw_lengths",
     "draw_levels",
     "draw_likelihoods",
+    "draw_scatter",
     "draw_score",
     "draw_signs",
     "figure",
@@ -69,6 +72,7 @@ __all__ = [
     "heat_ends",
     "heat_over",
     "legend_below",
+    "read",
     "second_axis",
     "show_figure",
     "show_source",

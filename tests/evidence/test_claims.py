@@ -123,3 +123,15 @@ def test_a_correlation_that_is_not_clear_supports_nothing(tmp_path, monkeypatch,
     folder.mkdir(parents=True)
     (folder / "hypothesis_1.csv").write_text(f"method,side,spearman_with_C,n\nMLE,f,{rho},192\n")
     assert verdicts.judge(claims.TESTS["hypothesis_1"](measured.Evidence("smoke"))).word == word
+
+
+def test_a_correlation_inside_the_sets_is_judged_by_its_own_interval(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    folder = tmp_path / "smoke" / "tables"
+    folder.mkdir(parents=True)
+    row = "isun,MLE,f,-0.4,-0.6,-0.2,1,16,0.3\n"
+    (folder / "hypothesis_1.csv").write_text(
+        "id,method,side,spearman_with_C,low,high,n_seeds,n,pooled\n" + row
+    )
+    (part,) = claims.TESTS["hypothesis_1"](measured.Evidence("smoke"))
+    assert part.sign == 1 and part.effect.low == 0.2 and part.name == "iSUN, MLE, f"

@@ -125,3 +125,25 @@ def test_numbers_are_formatted_and_text_cells_kept(monkeypatch):
     monkeypatch.setattr("IPython.display.display", lambda x: shown.append(x.data))
     figures.show_table(pd.DataFrame({"a": [1.23456, np.nan], "b": ["83.2 [80.1, 86.0]", "not run"]}))
     assert "1.2<" in shown[0] and "–" in shown[0] and "83.2 [80.1, 86.0]" in shown[0]
+
+
+def shown_tables(monkeypatch, *args, **options):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda x: shown.append(x.data))
+    figures.show_table(*args, **options)
+    return shown[0]
+
+
+def test_the_best_of_each_column_is_bold_also_where_cells_are_texts(monkeypatch):
+    frame = pd.DataFrame({"a": [1.0, 3.0], "b": ["83.2 [80.1, 86.0]", "9.1"], "c": ["x", "y"]})
+    made = shown_tables(monkeypatch, frame, best="highest")
+    styles = made[: made.index("</style>")]
+    assert "row1_col0" in styles and "row0_col1" in styles and "col2" not in styles
+    assert "row0_col0" in shown_tables(monkeypatch, frame, best="lowest")
+    with pytest.raises(ValueError, match="highest"):
+        figures.show_table(frame, best="most")
+
+
+def test_a_folded_table_shows_its_caption_alone(monkeypatch):
+    made = shown_tables(monkeypatch, pd.DataFrame({"a": [1.0]}), "all rows", folded=True)
+    assert made.startswith("<details><summary>all rows</summary>") and "<caption>" not in made
