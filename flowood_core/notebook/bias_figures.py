@@ -21,6 +21,7 @@ __all__ = [
     "draw_complexity_vs_likelihood",
     "draw_complexity_vs_radius",
     "draw_likelihoods",
+    "draw_ridges",
 ]
 
 METHOD_COLOURS = {id_: label.colour for id_, label in labels.METHODS.items()}
@@ -178,4 +179,42 @@ def draw_complexity_vs_radius(
     ax.fill_between(radii, low, high, color=colour, alpha=0.2, lw=0, label="80 % of the images")
     ax.plot(radii, [np.mean(v) for v in values], "o-", color=colour, ms=4, label="mean")
     ax.set(xlabel="radius of the blur [pixels]", ylabel=r"$C(\mathbf{x}')$ [bits/dim]")
+    return ax
+
+
+def draw_ridges(
+    ax: Axes,
+    values: Mapping[str, np.ndarray],
+    *,
+    labels: Mapping[str, str] | None = None,
+    printed: Mapping[str, float] | None = None,
+    bins: int = 80,
+) -> Axes:
+    """Fig. 5: one row per set, the first on top: its distribution, its mean (line) and the printed mean (triangle).
+
+    All rows have the same bins and one scale of density, so that areas are alike. A blurred set is hollow.
+    """
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(v) for v in values.values()]), bins)
+    centres = (edges[1:] + edges[:-1]) / 2
+    heights = {name: np.histogram(v, edges, density=True)[0] for name, v in values.items()}
+    top = max(h.max() for h in heights.values())
+    for row, (name, height) in enumerate(heights.items()):
+        colour, floor = colour_of(name), -row
+        outline = floor + 0.88 * height / top
+        is_blurred = name.endswith("_blurred")
+        ax.fill_between(
+            centres, floor, outline, step="mid", color=colour, alpha=0.0 if is_blurred else 0.45, lw=0
+        )
+        ax.step(centres, outline, where="mid", color=colour, lw=1.2, ls="--" if is_blurred else "-")
+        mean = float(np.mean(values[name]))
+        ax.plot([mean, mean], [floor, floor + 0.55], color="0.15", lw=1.4)
+        if name in (printed or {}):
+            ax.plot(printed[name], floor, "^", ms=6, mfc="white", mec="0.15", clip_on=False, zorder=5)
+    ax.set_yticks([-row for row in range(len(values))], [(labels or {}).get(n, n) for n in values])
+    ax.set_ylim(-len(values) + 0.8, 1)
+    ax.grid(axis="y", visible=False)
+    ax.plot([], [], color="0.15", lw=1.4, label="our mean")
+    if printed:
+        ax.plot([], [], "^", ms=6, mfc="white", mec="0.15", ls="", label="printed mean (Table 7)")
+    ax.set_xlabel(r"complexity $C(\mathbf{x})$ [bits/dim]")
     return ax

@@ -4,9 +4,11 @@ import html
 import inspect
 import io
 import json
+import re
 import textwrap
 import time
 from collections.abc import Callable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,21 @@ class Sheet:
         self.save_table(frame, name, caption, index=any(n is not None for n in frame.index.names))
         show_table(labelled(frame.drop(columns="measured", errors="ignore")), caption, formats)
 
+    def keep(self, name: str, caption: str, why: str) -> bool:
+        """A figure or table that cannot be made here stays as an earlier run left it, and is shown with the reason.
+
+        Args:
+            name: below the folder of the profile, such as "figures/fig_9.png" or "tables/table_9.csv".
+        Returns:
+            Whether it is there. Where it is not, only the reason is printed.
+        """
+        path = self.folder / name
+        print(f"{why} {'What an earlier run left is shown.' if path.is_file() else 'Nothing is shown.'}")
+        if path.is_file():
+            self._note(path, caption)
+            _show_kept(path, caption)
+        return path.is_file()
+
     def finish(self, **facts: Any) -> None:
         """Write the manifest: parameters, artefacts with captions, seconds, and what the notebook adds."""
         manifest = {
@@ -109,6 +126,15 @@ class Sheet:
         return folder / name
 
 
+def _show_kept(path: Path, caption: str) -> None:
+    from IPython.display import Image, display
+
+    if path.suffix == ".csv":
+        show_table(pd.read_csv(path), caption, "{:.4g}", folded=True)
+    else:
+        display(Image(filename=str(path)))
+
+
 def show_source(function: Callable[..., Any], *, doc: bool = False) -> None:
     """Show the code of a function in the page, instead of restating it; the docstring stays out unless asked."""
     from IPython.display import Markdown, display
@@ -121,8 +147,21 @@ def show_source(function: Callable[..., Any], *, doc: bool = False) -> None:
     display(Markdown(f"```python\n{source.strip()}\n```"))
 
 
-def show_table(frame: pd.DataFrame, caption: str = "", formats: Mapping[str, str] | str = "{:.1f}") -> None:
-    """Show a frame with numbers formatted and missing cells as an en dash."""
+def show_table(
+    frame: pd.DataFrame,
+    caption: str = "",
+    formats: Mapping[str, str] | str = "{:.1f}",
+    *,
+    best: str | None = None,
+    folded: bool = False,
+) -> None:
+    """Show a frame with numbers formatted and missing cells as an en dash.
+
+    Args:
+        best: "highest" or "lowest" sets the best number of each column in bold; a text cell counts by the number it
+            begins with, "83.2 [80.1, 86.0]" as 83.2. Columns without numbers have none.
+        folded: only the caption is seen until the reader opens it; for what stands behind a deciding table.
+    """
     from IPython.display import HTML, display
 
     if isinstance(formats, str):
@@ -132,6 +171,31 @@ def show_table(frame: pd.DataFrame, caption: str = "", formats: Mapping[str, str
     else:
         shown = dict(formats)
     styler = frame.style.format(shown, na_rep="–").set_table_attributes('class="flowood"')
-    if caption:
+    if best is not None:
+        styler = styler.apply(lambda _: _bold(frame, best), axis=None)
+    if caption and not folded:
         styler = styler.set_caption(html.escape(caption))
-    display(HTML(styler.to_html()))
+    made = styler.to_html()
+    if folded:
+        made = f"<details><summary>{html.escape(caption)}</summary>{made}</details>"
+    display(HTML(made))
+
+
+def _bold(frame: pd.DataFrame, best: str) -> pd.DataFrame:
+    """The style of every cell: the best of each column in bold, ties all of them."""
+    if best not in ("highest", "lowest"):
+        raise ValueError(f"expected best to be 'highest' or 'lowest', got {best!r}")
+    values = frame.map(_number)
+    wanted = values.max() if best == "highest" else values.min()
+    return (values == wanted).replace({True: "font-weight: bold", False: ""})
+
+
+def _number(cell: object) -> float:
+    """A number, or the one that a text begins with; nan where there is none."""
+    found = _LEADING.match(cell) if isinstance(cell, str) else None
+    if isinstance(cell, str):
+        return float(found[0].replace("−", "-")) if found else float("nan")
+    return float(cell) if isinstance(cell, Real) else float("nan")
+
+
+_LEADING = re.compile(r"[+\-−]?\d+(\.\d+)?")
