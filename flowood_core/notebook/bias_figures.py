@@ -24,6 +24,7 @@ __all__ = [
     "draw_lengths",
     "draw_levels",
     "draw_likelihoods",
+    "draw_ridges",
     "draw_scatter",
 ]
 
@@ -223,6 +224,7 @@ def draw_levels(ax: Axes, frame: pd.DataFrame, *, labels: Mapping[str, str] | No
     ax.set_yticks(list(at.values()), [names.get(name, name) for name in at])
     ax.grid(axis="y", lw=0.5, color="0.9")
     ax.set(xlabel="AUROC [%]", xlim=(-2, 102))
+    return ax
 
 
 def draw_scatter(
@@ -236,4 +238,42 @@ def draw_scatter(
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
+    return ax
+
+
+def draw_ridges(
+    ax: Axes,
+    values: Mapping[str, np.ndarray],
+    *,
+    labels: Mapping[str, str] | None = None,
+    printed: Mapping[str, float] | None = None,
+    bins: int = 80,
+) -> Axes:
+    """Fig. 5: one row per set, the first on top: its distribution, its mean (line) and the printed mean (triangle).
+
+    All rows have the same bins and one scale of density, so that areas are alike. A blurred set is hollow.
+    """
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(v) for v in values.values()]), bins)
+    centres = (edges[1:] + edges[:-1]) / 2
+    heights = {name: np.histogram(v, edges, density=True)[0] for name, v in values.items()}
+    top = max(h.max() for h in heights.values())
+    for row, (name, height) in enumerate(heights.items()):
+        colour, floor = colour_of(name), -row
+        outline = floor + 0.88 * height / top
+        is_blurred = name.endswith("_blurred")
+        ax.fill_between(
+            centres, floor, outline, step="mid", color=colour, alpha=0.0 if is_blurred else 0.45, lw=0
+        )
+        ax.step(centres, outline, where="mid", color=colour, lw=1.2, ls="--" if is_blurred else "-")
+        mean = float(np.mean(values[name]))
+        ax.plot([mean, mean], [floor, floor + 0.55], color="0.15", lw=1.4)
+        if name in (printed or {}):
+            ax.plot(printed[name], floor, "^", ms=6, mfc="white", mec="0.15", clip_on=False, zorder=5)
+    ax.set_yticks([-row for row in range(len(values))], [(labels or {}).get(n, n) for n in values])
+    ax.set_ylim(-len(values) + 0.8, 1)
+    ax.grid(axis="y", visible=False)
+    ax.plot([], [], color="0.15", lw=1.4, label="our mean")
+    if printed:
+        ax.plot([], [], "^", ms=6, mfc="white", mec="0.15", ls="", label="printed mean (Table 7)")
+    ax.set_xlabel(r"complexity $C(\mathbf{x})$ [bits/dim]")
     return ax

@@ -27,6 +27,7 @@ from flowood_core.notebook.bias_figures import (
     draw_lengths,
     draw_levels,
     draw_likelihoods,
+    draw_ridges,
     draw_scatter,
 )
 from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
@@ -57,13 +58,14 @@ __all__ = [
     "draw_curve",
     "draw_density",
     "draw_differences",
-    "draw_distributions",
     "draw_gallery",
     "draw_heat",
+    "draw_heat_rows",
     "draw_histograms",
     "draw_lengths",
     "draw_levels",
     "draw_likelihoods",
+    "draw_ridges",
     "draw_scatter",
     "draw_score",
     "draw_signs",
@@ -171,26 +173,34 @@ def heat_ends(maps: Iterable[Any], quantiles: tuple[float, float] = (0.01, 0.99)
     return float(low), float(high)
 
 
+def draw_heat_rows(
+    fig: Figure, axes: Any, pictures: Any, maps: Mapping[str, Mapping[str, Any]], *, label: str
+) -> None:
+    """Pictures on top, and under them the anomaly maps laid over them, a row for each map.
+
+    The rows of a model share one scale, which ends at the 1 % and 99 % quantile of their values and stands as a
+    colour bar beside them: the same colour is the same value, and one element cannot make the others black.
+
+    Args:
+        axes: (1 + number of rows, n).
+        pictures: uint8 (n, 3, h, w). label: of the first row.
+        maps: model: row: floats (n, h, w), higher is more OOD.
+    """
+    axes = np.atleast_2d(np.asarray(axes))
+    draw_gallery(axes[:1], {label: pictures})
+    row = 1
+    for model, of in maps.items():
+        ends = heat_ends(of.values())
+        rows = {f"{model}\n{name}": heat_over(pictures, values, ends=ends) for name, values in of.items()}
+        draw_gallery(axes[row : row + len(of)], rows)
+        heat_bar(fig, axes[row : row + len(of)], ends, label=f"{model}: anomaly, higher is more OOD")
+        row += len(of)
+
+
 def heat_bar(fig: Figure, axes: Any, ends: tuple[float, float], *, label: str) -> None:
     """The colour bar of `heat_over` beside its pictures."""
     scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(*ends), "inferno")
-    fig.colorbar(scale, ax=axes, label=label, shrink=0.7, extend="both")
-
-
-def draw_distributions(
-    ax: Axes, values: Mapping[str, np.ndarray], *, labels: Mapping[str, str] | None = None, bins: int = 60
-) -> Axes:
-    """Fig. 5: histograms of several sets on one axis, each of area one, same bins; blurred sets are dashed."""
-    edges = np.histogram_bin_edges(np.concatenate([np.asarray(v) for v in values.values()]), bins)
-    for name, v in values.items():
-        colour, label = colour_of(name), (labels or {}).get(name, name)
-        if name.endswith("_blurred"):
-            ax.hist(v, edges, density=True, histtype="step", color=colour, lw=1.2, ls="--", label=label)
-        else:
-            ax.hist(v, edges, density=True, histtype="stepfilled", alpha=0.35, color=colour, label=label)
-            ax.hist(v, edges, density=True, histtype="step", color=colour, lw=1)
-    ax.set_ylabel("density")
-    return ax
+    fig.colorbar(scale, ax=axes, label=label, shrink=0.8, extend="both")
 
 
 def draw_curve(

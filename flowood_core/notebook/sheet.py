@@ -83,6 +83,21 @@ class Sheet:
         self.save_table(frame, name, caption, index=any(n is not None for n in frame.index.names))
         show_table(labelled(frame.drop(columns="measured", errors="ignore")), caption, formats)
 
+    def keep(self, name: str, caption: str, why: str) -> bool:
+        """A figure or table that cannot be made here stays as an earlier run left it, and is shown with the reason.
+
+        Args:
+            name: below the folder of the profile, such as "figures/fig_9.png" or "tables/table_9.csv".
+        Returns:
+            Whether it is there. Where it is not, only the reason is printed.
+        """
+        path = self.folder / name
+        print(f"{why} {'What an earlier run left is shown.' if path.is_file() else 'Nothing is shown.'}")
+        if path.is_file():
+            self._note(path, caption)
+            _show_kept(path, caption)
+        return path.is_file()
+
     def finish(self, **facts: Any) -> None:
         """Write the manifest: parameters, artefacts with captions, seconds, and what the notebook adds."""
         manifest = {
@@ -109,6 +124,15 @@ class Sheet:
         folder = self.folder / kind
         folder.mkdir(parents=True, exist_ok=True)
         return folder / name
+
+
+def _show_kept(path: Path, caption: str) -> None:
+    from IPython.display import Image, display
+
+    if path.suffix == ".csv":
+        show_table(pd.read_csv(path), caption, "{:.4g}", folded=True)
+    else:
+        display(Image(filename=str(path)))
 
 
 def show_source(function: Callable[..., Any], *, doc: bool = False) -> None:
