@@ -113,7 +113,20 @@ class Facts:
         both = zip(self.of(method, id), self.of(base, id), strict=True)
         return _over([Sample(a.metrics["id"]["bpd"] - b.metrics["id"]["bpd"]) for a, b in both])
 
+    def below(self, training: str, score: str = "pz") -> str:
+        """How many kinds of simple pictures lie below an AUROC of 97, "k of n", by the battery of 03_1_beyond."""
+        table = self.table("battery_below").set_index(["training", "score"])
+        return "{below} of {of}".format(**table.loc[(training, score)])
+
     # --- features
+
+    def level(self, score: str, ood: str) -> Interval | None:
+        """AUROC by a score of `evidence.two_levels`, from 03_1_beyond; None where that was not run."""
+        table = self.table("levels")
+        if table is None:
+            return None
+        value, low, high = table.set_index(["score", "ood"]).loc[(score, ood), ["value", "low", "high"]]
+        return Interval(value, low, high, (value,))
 
     def maps(
         self, method: str, ood: str, model: str, score: str = "published", table: str = "table_5"

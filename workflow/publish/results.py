@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flowood_core import datasets
+from flowood_core.evidence import two_levels
 from flowood_core.intervals import Interval
 from flowood_core.outliers.image import METHOD_LABELS
 from flowood_core.runs import grid
@@ -38,7 +39,7 @@ def _given(f: Facts) -> dict[str, Any]:
     """What the template may call: all facts, and the tables of this file."""
     makers: list[Callable[..., str]] = [
         coverage, claims_table, images_table, rates_table, unit_table, maps_table, texts_table,
-        choices_table, lipschitz_table, deviations_table, how, figure,
+        choices_table, lipschitz_table, deviations_table, how, figure, battery_table, levels_table,
     ]  # fmt: skip
     bound = {maker.__name__: lambda *args, maker=maker, **more: maker(f, *args, **more) for maker in makers}
     return facts.facts_of(f) | bound
@@ -234,6 +235,34 @@ def _clear(e: Interval) -> str:
     shown = f"{e:+.1f}"
     value, _, rest = shown.partition(" ")
     return f"**{value}** {rest}" if e.low > 0 or e.high < 0 else shown
+
+
+def battery_table(f: Facts) -> str:
+    """How many simple kinds of the battery each training leaves below an AUROC of 97, by eq. (4), and the worst."""
+    table = f.table("battery_below")
+    if table is None:
+        return "*Not run.*"
+    cells = table[table["score"] == "pz"].fillna({"worst": "none"})
+    rows = [
+        [r.training, f"{r.below} of {r.of}", f"{r.lowest:.0f}", r.worst]
+        for r in cells.itertuples(index=False)
+    ]
+    return markdown(["training", "kinds below 97", "lowest", "the worst"], rows, words=True)
+
+
+def levels_table(f: Facts) -> str:
+    """AUROC of every score of `evidence.two_levels` on every set, the best of each column in bold."""
+    table = f.table("levels")
+    if table is None:
+        return "*Not run.*"
+    best = table.groupby("ood")["value"].max()
+    sets, rows = list(dict.fromkeys(table["ood"])), []
+    for score, of in table.groupby("score", sort=False):
+        by = of.set_index("ood")
+        shown = [_text(f.level(score, name)) for name in sets]
+        bold = [f"**{x}**" if by["value"][n] == best[n] else x for n, x in zip(sets, shown, strict=True)]
+        rows.append([two_levels.LABELS[score], *bold])
+    return markdown(["", *map(_label, sets)], rows)
 
 
 def lipschitz_table(f: Facts) -> str:
