@@ -104,7 +104,8 @@ table["mean"] = [f"{means.stack()[key]:.1f}" for key in table.index]
 about = f"AUROC in percent of every score on every flow, ID = {label}; higher is better"
 sheet.save_table(table, "beyond_auroc", about, index=True)
 decides = table[table.index.get_level_values("score").isin(["pz", "px", "px_comp", "fusion"])]
-figures.show_table(decides, f"{about} (all scores: beyond_auroc.csv)")
+figures.show_table(decides, about, best="highest")
+figures.show_table(table, "Every score on every flow", folded=True)
 
 # %%
 best = beyond.best_cells(over).rename(index=datasets.LABELS)
@@ -128,7 +129,7 @@ else:
 sheet.save_table(weights, "beyond_fusion", "Weights of the fusion, after scaling each quantity on ID")
 signed = {"seed": "{}"} | dict.fromkeys(["log p_Z", "log p_X", "C"], "{:+.2f}")
 caption = "What the fusion learned: negative = low values speak for OOD"
-figures.show_table(weights.set_index("training"), caption, signed)
+figures.show_table(weights.set_index("training"), caption, signed, folded=True)
 
 # %% [markdown]
 r"""
@@ -189,7 +190,7 @@ sheet.save_table(
     wide.reset_index(), "battery", "The simple battery: AUROC in percent by eq. (4), mean over seeds"
 )
 about = "AUROC in percent by eq. (4), mean over seeds; complexity_only is that of −C"
-figures.show_table(wide, about, dict.fromkeys(wide.columns, "{:.1f}"))
+figures.show_table(wide, about, dict.fromkeys(wide.columns, "{:.1f}"), folded=True)
 
 # %% [markdown]
 r"""
@@ -267,7 +268,8 @@ if network is not None:
     shown = levels.replace({"ood": datasets.LABELS, "score": two_levels.LABELS})
     table = tables.wide(shown, ["score"], ["ood"])
     sheet.save_table(table, "levels_wide", f"Two levels, AUROC in percent, ID = {label}", index=True)
-    figures.show_table(table, f"AUROC in percent, 95 % interval over seeds and test draws, ID = {label}")
+    about = f"AUROC in percent, 95 % interval over seeds and test draws, ID = {label}"
+    figures.show_table(table, about, best="highest")
 
 # %%
 if network is not None:
