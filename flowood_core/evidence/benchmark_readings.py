@@ -159,10 +159,18 @@ def blur(against: pd.DataFrame, radius: float) -> list[Said]:
         ends = part[
             part["other"].isin([part["other"].min(), part["other"].max()]) & (part["other"] != radius)
         ]
-        sure, of = int((ends["low"] > 0).sum()), len(ends)
         name = text_of(score).split(",")[-1].strip()
-        said.append((of > 0, f"By {name} radius {radius:g} is surely better than an end of the curve in {sure} of {of} "
-                     f"comparisons, and better in the mean in {(ends['value'] > 0).sum()}."))  # fmt: skip
+        better = f"better than an end of the curve in {(ends['value'] > 0).sum()} of {len(ends)} comparisons"
+        said.append((len(ends) > 0, f"By {name} radius {radius:g} is {better} in the mean."))
+    ends = against[against["other"].isin([against["other"].min(), against["other"].max()])]
+    one, more = ends[ends["n_seeds"] == 1], ends[ends["n_seeds"] > 1]
+    said += [
+        (len(more) > 0, f"Over several seeds {(more['low'] > 0).sum()} of {len(more)} are sure."),
+        (
+            len(one) > 0,
+            f"With one seed {(one['low'] > 0).sum()} of {len(one)} are sure of that flow, and of no other.",
+        ),
+    ]
     half = against[against["other"] == 0.5].set_index(["id", "ood", "score"])["value"]
     key: dict[str, Any] = {s: ("cifar100", "svhn", s) for s in ("pz", "px")}
     is_split = all(k in half.index for k in key.values()) and half[key["pz"]] > 0 > half[key["px"]]
