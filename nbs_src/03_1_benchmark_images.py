@@ -9,7 +9,7 @@
 # %% [markdown]
 r"""
 # 3.1 Benchmark images
-**Question.** Do synthetic outliers keep a flow from calling simple images likely?  **Answer.** Under profile `sample`, on iSUN surely and on SVHN in every seed, but three seeds differ too much to say by how much. On near sets nothing moves, and on faces the correction harms.
+**Question.** Do synthetic outliers keep a flow from calling simple images likely?  **Answer.** Under profile `sample` and CIFAR, on iSUN surely by either score, and on SVHN surely by the full density; by eq. (4) three seeds differ too much to say by how much. Between the CIFAR sets nothing moves. Faces, under CIFAR-10 and by eq. (4), are found worse.
 **Makes** Tables 2–3, Figs 3–4 · **reads** the runs of `train_one` (trains what is missing) · **time** 15 s when the runs exist; quick 4 min, sample hours, paper GPU-hours
 """
 
@@ -31,18 +31,22 @@ tables_wanted: Optional[list] = None  # None: the profile's; tables of its grid,
 fig3_ood: Optional[list] = None  # None: the profile's; OOD sets shown in Fig. 3
 n_figure: int = 300  # points per set in Figs 3 and 4
 
-# %%
+# %% tags=["imports"]
+import itertools
+
 import pandas as pd
 
-from flowood_core import datasets, metrics, runs
-from flowood_core.runs import grid
-from flowood_core.notebook import params, figures
-from flowood_core.evidence import tables
+from flowood_core import datasets, runs, scores
+from flowood_core.evidence import benchmark_readings, benchmark_tables, tables
+from flowood_core.notebook import figures, params
+from flowood_core.notebook.labels import labelled
 from flowood_core.outliers.image import METHOD_LABELS
+from flowood_core.runs import grid
 
 P = params.check(globals(), notebook="03_1_benchmark_images")
 sheet = figures.start("03_1_benchmark_images", P)
 finished = {s.run_id: runs.run_or_load(s) for t in P.tables_wanted for s in grid.rows(P.profile, t)}
+name_of = datasets.LABELS | METHOD_LABELS
 print(f"{len(finished)} runs; {sheet.label}")
 
 # %% [markdown]
@@ -55,190 +59,139 @@ $$\mathcal S_{\mathrm{nll}}(\mathbf x) = -\log p_{\mathcal Z}(\mathbf z) \tag{4}
 
 $$\mathcal S_{\mathrm{comp}}(\mathbf x) = \mathcal S_{\mathrm{nll}}(\mathbf x) - C(\mathbf x) \tag{5}$$
 
-Beside them stand two things that the paper does not print. One is the score $-\log p_{\mathcal X}(\mathbf x)$ *with* the determinant, the quantity that eq. (2) and (3) train. The other is $-C(\mathbf x)$ alone, a detector without any flow: a "+Complexity" row has to be read against it.
+Beside them stand two things that the paper does not print. One is the score $-\log p_{\mathcal X}(\mathbf x)$ *with* the determinant, the quantity that eq. (2) and (3) train. The other is $-C(\mathbf x)$ alone, a detector without any flow.
+
+## What the outliers move
+**Claim.** Training with CCM+Gaussian raises the AUROC. The gain is paired: the same seed, the same test images. A bracket is a 95 % interval over seeds and test draws; over test draws alone where there is one seed. Bold is the better training of the two, and a gain whose interval lies above zero.
 """
 
 # %%
 collected = tables.collect(finished.values())
 collected = collected[collected.metric.isin(["auroc", "fpr95_id95", "fpr95_ood95"])]
-keys = ["id", "method", "score", "ood", "metric"]
-ours = tables.over_seeds(collected, keys)
-sheet.save_table(ours, "benchmark_long", "Every metric of every row: percent, 95 % interval, number of seeds")
+found = benchmark_tables.gains(collected)
+about = "AUROC without and with synthetic outliers (CCM+Gaussian), and the gain in percent points"
+sheet.save_table(found, "auroc_gain", about)
+deciding = benchmark_tables.deciding(found)
+figures.show_table(deciding, f"{about}; {sheet.label}", best=benchmark_tables.better(found))
+figures.read(*benchmark_readings.outlier_gains(found))
+
+# %%
 n = collected.groupby("ood")[["n_id", "n_ood"]].first()
-figures.show_table(n.rename(index=datasets.LABELS), "Test images", formats="{:.0f}")
+figures.show_table(n.rename(index=datasets.LABELS), "Test images", "{:.0f}", folded=True)
 pools = {r.spec.id: r.spec.ro_pool for r in finished.values() if r.spec.method == "ro"}
 for id_, pool in pools.items():
     # a column that is also the pool is no unseen OOD for the row RO (A18)
-    names = " and ".join(datasets.LABELS.get(name, name) for name in pool)
-    print(f"ID {datasets.LABELS.get(id_, id_)}: the real outliers of row RO are training images of {names}.")
+    names = " and ".join(name_of.get(name, name) for name in pool)
+    print(f"ID {name_of.get(id_, id_)}: the real outliers of row RO are training images of {names}.")
 
 # %% [markdown]
 r"""
-## AUROC of every row
-The bracket is a 95 % interval over seeds and test draws; over test draws alone where there is one seed. `pz` is eq. (4) as printed, `px` the full density, `_comp` eq. (5) on either (per dimension: nats with `pz`, bits with `px`), `comp_only` the detector without a flow.
+## Every row
+Five trainings by five scores. `eq. (5)` subtracts $C$ per dimension: from nats with $p_{\mathcal Z}$, from bits with $p_{\mathcal X}$.
 """
 
 # %%
-labels = METHOD_LABELS | datasets.LABELS
+ours = tables.over_seeds(collected, benchmark_tables.CELL)
+about = "Every metric of every row: percent, 95 % interval, number of seeds"
+sheet.save_table(ours, "benchmark_long", about)
 auroc = ours.query("metric == 'auroc'").replace({"method": METHOD_LABELS, "ood": datasets.LABELS})
-shown = auroc[auroc.score != "comp_only"]
-for id_, part in shown.groupby("id", sort=False):
+for id_, part in auroc[auroc.score != "comp_only"].groupby("id", sort=False):
     table = tables.wide(part, ["score", "method"], ["ood"])
-    figures.show_table(table, f"AUROC in percent, ID = {labels.get(id_, id_)}")
-    sheet.save_table(table, f"auroc_{id_}", f"AUROC in percent, ID = {labels.get(id_, id_)}", index=True)
-
-# %%
-alone = auroc[(auroc.score == "comp_only") & (auroc.method == "MLE")].replace({"id": datasets.LABELS})
-table = tables.wide(alone, ["id"], ["ood"])
-figures.show_table(
-    table, "AUROC of −C(x) alone, by ID set: what the +Complexity rows owe to the complexity term"
-)
-sheet.save_table(table, "auroc_complexity_only", "AUROC of -C(x) alone, no flow, by ID set", index=True)
+    about = f"AUROC in percent, ID = {name_of.get(id_, id_)}"
+    sheet.save_table(table, f"auroc_{id_}", about, index=True)
+    figures.show_table(labelled(table), about, best="highest", folded=True)
 
 # %% [markdown]
 r"""
-**Reading.** What the outliers moved, in the rows that decide the paper's claim:
-"""
-
-# %%
-pivot = auroc[auroc.score.isin(["pz", "px"])].replace({"id": datasets.LABELS})
-pivot = pivot.pivot_table(index=["id", "ood", "score"], columns="method", values="value", sort=False)
-gain = (pivot["CCM+Gaussian"] - pivot["MLE"]).unstack("score")
-figures.show_table(gain, "AUROC of CCM+Gaussian minus MLE, percent points", "{:+.1f}")
-sheet.save_table(gain.reset_index(), "auroc_gain", "AUROC of CCM+Gaussian minus MLE, percent points")
-worse = [f"{ood} for ID {id_} ({score}: {g:+.1f})" for (id_, ood, score), g in gain.stack().items() if g < 0]
-print("Outlier training lowers the AUROC of:", ", ".join(worse) or "none")
-
-# %% [markdown]
-r"""
-## FPR95, both ways
-Two conventions share the name. The paper's threshold keeps 95 % of ID (section 2.4), so `fpr95_id95` is the share of OOD that passes as ID; OpenOOD and pytorch-ood catch 95 % of OOD and report the share of ID flagged, `fpr95_ood95`. Lower is better in both.
+**FPR95, both ways.** Two conventions share the name. The paper's threshold keeps 95 % of ID (section 2.4), so `fpr95_id95` is the share of OOD that passes as ID. OpenOOD and pytorch-ood catch 95 % of OOD and report the share of ID flagged, `fpr95_ood95`. Lower is better in both.
 """
 
 # %%
 fpr = ours[ours.metric.isin(["fpr95_id95", "fpr95_ood95"]) & ours.score.isin(["pz", "px"])]
 fpr = fpr.replace({"method": METHOD_LABELS, "ood": datasets.LABELS, "id": datasets.LABELS})
 table = tables.wide(fpr, ["id", "metric", "score", "method"], ["ood"])
-figures.show_table(table, "FPR95 in percent, lower is better")
 sheet.save_table(table, "fpr95", "FPR95 in percent, both conventions", index=True)
+figures.show_table(labelled(table), "FPR95 in percent, both conventions, lower is better", folded=True)
+
+# %% [markdown]
+r"""
+## Complexity without a flow
+A "+Complexity" row is worth what it adds to this one. The printed columns are the lowest and the highest of the paper's five "+Complexity" rows.
+"""
+
+# %%
+alone = auroc[(auroc.score == "comp_only") & (auroc.method == "MLE")].replace({"id": datasets.LABELS})
+table = tables.wide(alone, ["id"], ["ood"])
+sheet.save_table(table, "auroc_complexity_only", "AUROC of -C(x) alone, no flow, by ID set", index=True)
+figures.show_table(table, "AUROC of −C(x) alone, no flow, by ID set")
+rivals = benchmark_tables.alone_beside_printed(ours)
+if len(rivals):
+    shown = labelled(rivals).set_index(["id", "ood"])
+    figures.show_table(shown, "−C(x) alone beside the printed rows, AUROC in percent", folded=True)
+figures.read(*benchmark_readings.alone(rivals))
 
 # %% [markdown]
 r"""
 ## Beside the paper
-The printed Tables 2 and 3, ten rows each, joined with our runs on data set, method, score and metric. The printed rows score by eq. (4), `pz`; a "+Complexity" row by eq. (5) on it. A cell that nobody ran says so; quick runs use other data and never fill one. *Agrees*: the printed number lies in our interval, whose half-width is at most five points, or within one point of ours. *Cannot tell*: it lies in a wider interval. *Higher*, *lower*: ours is, and the printed number lies outside.
+The printed Tables 2 and 3, ten rows each, joined with our runs on data set, method, score and metric. The printed rows score by eq. (4); a "+Complexity" row by eq. (5) on it. A cell that nobody ran says so; quick runs use other data and never fill one. *Agrees*: the printed number lies in our interval, whose half-width is at most five points, or within one point of ours. *Cannot tell*: it lies in a wider interval. *Higher*, *lower*: ours is, and the printed number lies outside.
 """
 
 # %%
-as_printed = ours.replace({"score": {"pz": "nll", "pz_comp": "comp"}, "metric": {"fpr95_id95": "fpr95"}})
+absent = tables.absent(finished.values())
 for name in ("table_2", "table_3"):
     title = name.replace("_", " ").capitalize()
-    joined = tables.paper_vs_ours(
-        tables.printed(name), as_printed, keys, absent=tables.absent(finished.values())
-    )
+    joined = benchmark_tables.beside_paper(name, ours, absent)
     sheet.save_table(joined, name, f"{title} of the paper beside our runs")
-    print(f"{name}: {len(joined)} printed cells;", joined.verdict.value_counts().to_dict())
-    shown = joined.replace(
-        {"method": METHOD_LABELS, "score": {"nll": "", "comp": "+Complexity"}, "ood": datasets.LABELS}
-    )
-    for (id_, metric), part in shown.groupby(["id", "metric"], sort=False):
-        if (part.verdict == "not run").all():
-            print(f"  ID {labels.get(id_, id_)}, {metric}: nothing was run")
-            continue
-        of = f"{title}, ID = {labels.get(id_, id_)}: {'AUROC' if metric == 'auroc' else 'FPR95 (lower is better)'} in percent"
-        figures.show_table(tables.beside(part, ["score", "method"], "ood"), of)
-
-# %% [markdown]
-r"""
-The detector without a flow against every printed "+Complexity" row:
-"""
-
-# %%
-alone = ours.query("score == 'comp_only' and metric == 'auroc' and method == 'mle'")
-for row in alone.itertuples():
-    rivals = tables.printed("table_3" if row.id == "isun" else "table_2").query(
-        "id == @row.id and ood == @row.ood and metric == 'auroc' and score == 'comp'"
-    )
-    if len(rivals):
-        print(
-            f"ID {labels.get(row.id, row.id)}, OOD {labels.get(row.ood, row.ood)}: -C alone {row.value:.1f}; "
-            f"the paper's five +Complexity rows {rivals.paper.min():.1f} to {rivals.paper.max():.1f}"
-        )
-if not alone.ood.isin(tables.printed("table_2").ood).any():
-    print("none of the paper's sets was run")
+    said = ", ".join(f"{n} {word}" for word, n in joined.verdict.value_counts().items())
+    print(f"{title}, of {len(joined)} printed cells: {said}.")
+    for about, table in benchmark_tables.parts(joined):
+        figures.show_table(table, f"{title}, {about}", folded=True)
 
 # %% [markdown]
 r"""
 ## Fig. 3: complexity and likelihood
 > Without outlier training, a clear bias emerges where lower complexity images tend to receive higher likelihoods. However, after incorporating synthetic OOD data during training, this bias is reduced.
 
-Each point is a test image of the first `n_figure` per set, and the flows are those of seed 0; the line is the regression over all test images of these sets. The four panels have scales of their own. A slope over pooled sets could come from one set being both simpler and likelier, so the correlation *inside* the sets stands beside it.
+Each point is a test image, the first `n_figure` per set; the flows are those of the first seed. Two regressions are drawn, over all test images: of all sets (solid), and of ID and the sets simpler than it (dashed), which is what the sentence is about. What lies below the lower edge counts as lying on it, for else single sets would throw the line out of its frame.
 """
 
-
 # %%
-def pick(id_, method, seed=0):
-    return next(
-        r for r in finished.values() if (r.spec.id, r.spec.method, r.spec.seed) == (id_, method, seed)
-    )
-
-
-first_id = next(iter(finished.values())).spec.id
-pair = {
-    "without outliers": pick(first_id, "mle"),
-    "with outliers (CCM+Gaussian)": pick(first_id, "ccm_gaussian"),
+pairs = benchmark_tables.pairs(finished.values())
+shown_sets = {
+    id_: benchmark_tables.sets_of_fig_3(pair, P.fig3_ood, list(pairs)) for id_, pair in pairs.items()
 }
-chosen = [first_id, *P.fig3_ood]
-
-# %%
+file_of = {id_: "" if k == 0 else f"_{id_}" for k, id_ in enumerate(pairs)}  # the first keeps the name
 quantities = {
     "log_pz": r"$\log p_{\mathcal{Z}}(\mathbf{z})$ [nats]",
     "log_px": r"$\log p_{\mathcal{X}}(\mathbf{x})$ [nats]",
 }
-fig, axes = figures.figure("tall", rows=2, columns=2, height=7.0)
-for row, (quantity, label) in zip(axes, quantities.items()):
-    for ax, (title, run) in zip(row, pair.items()):
-        a = {s: run.arrays[s] for s in chosen}
-        points = {s: (v["complexity"], v[quantity]) for s, v in a.items()}
-        figures.draw_complexity_vs_likelihood(
-            ax, points, labels=datasets.LABELS, quantity=label, n_shown=P.n_figure
-        )
-        ax.set_title(title)
-        figures.legend_below(ax, size=7)
-about = f"ID {labels.get(first_id, first_id)}, seed 0, without and with outlier training"
-sheet.save_figure(fig, "fig_3", f"Complexity C(x) against log-likelihood; {about}")
 
 # %%
-simpler = [s for s in chosen[1:] if pair["without outliers"].complexity_gap(s) < 0]
-parts = {"all sets": chosen, "ID and the simpler sets": [first_id, *simpler]}
-bias = {
-    (part, title, q): metrics.complexity_bias(
-        [run.arrays[s]["complexity"] for s in sets], [run.arrays[s][q] for s in sets]
-    )
-    for part, sets in parts.items()
-    for title, run in pair.items()
-    for q in quantities
-}
-frame = pd.DataFrame(bias, index=["slope [nats per bit/dim]", "r", "r inside the sets"]).T
-figures.show_table(frame, "Bias towards simple images: negative = simpler is likelier", "{:+.2f}")
-sheet.save_table(
-    frame.reset_index(names=["sets", "training", "quantity"]),
-    "fig_3_bias",
-    "Slope and correlations of Fig. 3",
-)
+for id_, pair in pairs.items():
+    dashed = benchmark_tables.simpler(pair, shown_sets[id_])
+    fig, axes = figures.figure("tall", rows=2, columns=2, height=7.0)
+    for ax, (q, (title, run)) in zip(axes.flat, itertools.product(quantities, pair.items())):
+        points = {s: (run.arrays[s]["complexity"], run.arrays[s][q]) for s in shown_sets[id_]}
+        figures.draw_complexity_vs_likelihood(
+            ax, points, labels=name_of, quantity=quantities[q], n_shown=P.n_figure, simpler=dashed
+        )
+        ax.set_title(f"ID {name_of.get(id_, id_)}, {title}")
+        figures.legend_below(ax, size=7)
+    about = f"Complexity C(x) against log-likelihood, ID {name_of.get(id_, id_)}, one seed"
+    sheet.save_figure(fig, f"fig_3{file_of[id_]}", about)
 
 # %% [markdown]
 r"""
-**Reading.** A negative correlation is the bias; outlier training should bring it towards zero or above. Over all sets it need not: an OOD set more complex than ID that the training pushes far down makes the line *steeper*, although it is detected better. What the paper promises is about the simpler sets, so they stand apart.
+The table has the slopes of the values as they are, and correlations. A slope over pooled sets could come from one set being both simpler and likelier, so the correlation *inside* the sets stands beside it.
 """
 
 # %%
-for part in parts:
-    for q in quantities:
-        before, after = (bias[part, title, q] for title in pair)
-        print(
-            f"{part}, {q}: slope {before.slope:+.0f} -> {after.slope:+.0f} nats per bit/dim, r {before.r:+.2f} -> {after.r:+.2f}; "
-            f"by r the bias is {'reduced' if after.r > before.r else 'not reduced'}"
-        )
+frame = pd.concat([benchmark_tables.bias(pair, shown_sets[id_]) for id_, pair in pairs.items()])
+sheet.save_table(frame, "fig_3_bias", "Slope and correlations of Fig. 3")
+about = "Bias towards simple images: negative = simpler is likelier"
+shown = labelled(frame).set_index(["id", "sets", "training", "quantity"])
+figures.show_table(shown, about, "{:+.2f}", folded=True)
+figures.read(*benchmark_readings.likelihood_bias(frame))
 
 # %% [markdown]
 r"""
@@ -249,47 +202,60 @@ The paper shows $p_{\mathcal Z}$, which leaves out the determinant. The cost of 
 """
 
 # %%
-from flowood_core import scores
-
-colours = dict(zip(pair, [figures.METHOD_COLOURS["mle"], figures.METHOD_COLOURS["ccm_gaussian"]]))
-d = next(iter(pair.values())).metrics["d"]
-fig, (left, right) = figures.figure("wide", columns=2)
-for title, run in pair.items():
-    values = run.arrays[first_id]["log_pz"][: P.n_figure]
-    left.scatter(range(len(values)), values, s=5, alpha=0.6, linewidths=0, color=colours[title], label=title)
-left.set(xlabel="ID test image", ylabel=quantities["log_pz"])
-left.legend(fontsize=7)
-bpd = {title: scores.bits_per_dim(run.arrays[first_id]["log_px"], d) for title, run in pair.items()}
-# a single image far out would squeeze all others
-figures.draw_histograms(right, bpd, colours=colours, quantiles=(0.0, 0.995))
-right.set_xlabel("ID test images: bits per dimension")
-right.legend(fontsize=7)
-sheet.save_figure(fig, "fig_4", f"Likelihood of ID test images: {about}; right up to the 99.5 % quantile")
+colours = dict(zip(benchmark_tables.TITLES.values(), map(figures.colour_of, benchmark_tables.TITLES)))
+for id_, pair in pairs.items():
+    fig, (left, right) = figures.figure("wide", columns=2)
+    for title, run in pair.items():
+        values = run.arrays[id_]["log_pz"][: P.n_figure]
+        left.plot(values, ".", ms=4, alpha=0.6, color=colours[title], label=title)
+    bpd = {t: scores.bits_per_dim(r.arrays[id_]["log_px"], r.metrics["d"]) for t, r in pair.items()}
+    # a single image far out would squeeze all others
+    figures.draw_histograms(right, bpd, colours=colours, quantiles=(0.0, 0.995))
+    left.set(xlabel="ID test image", ylabel=quantities["log_pz"], title=f"ID {name_of.get(id_, id_)}")
+    right.set_xlabel("ID test images: bits per dimension")
+    figures.legend_below(left, size=7)
+    about = f"ID {name_of.get(id_, id_)}: likelihood of its test images, one seed, right up to 99.5 %"
+    sheet.save_figure(fig, f"fig_4{file_of[id_]}", about)
 
 # %%
-cost = pd.DataFrame(
-    [
-        (
-            r.spec.id,
-            METHOD_LABELS[r.spec.method],
-            r.spec.seed,
-            r.metrics["id"]["bpd"],
-            r.metrics["id"]["log_pz_mean"],
-        )
-        for r in finished.values()
-    ],
-    columns=["id", "method", "seed", "ID test bits/dim", "mean log p_Z"],
-)
+cost = benchmark_tables.id_cost(finished.values())
 sheet.save_table(cost, "fig_4_id_cost", "What outlier training costs ID data")
 means = cost.replace({"id": datasets.LABELS}).groupby(["id", "method"], sort=False)
+shown = means[["ID test bits/dim", "mean log p_Z"]].mean().assign(seeds=means.size())
+formats = {"ID test bits/dim": "{:.2f}", "mean log p_Z": "{:.0f}", "seeds": "{}"}
 figures.show_table(
-    means[["ID test bits/dim", "mean log p_Z"]].mean().assign(seeds=means.size()),
-    "ID test likelihood, mean over seeds; fewer bits per dimension is a better model",
-    {"ID test bits/dim": "{:.2f}", "mean log p_Z": "{:.0f}", "seeds": "{}"},
+    shown, "ID test likelihood, mean over seeds; fewer bits per dimension is a better model", formats
 )
-for id_, of in means["ID test bits/dim"].mean().groupby("id", sort=False):
-    change = of[id_]["CCM+Gaussian"] - of[id_]["MLE"]
-    print(f"{id_}: CCM+Gaussian moves ID images by {change:+.2f} bits/dim against MLE; fewer is likelier.")
+figures.read(*benchmark_readings.id_cost(cost))
+
+# %% [markdown]
+r"""
+## AUROC, bits and steepness against epochs
+The paper trains for 500 epochs. A long training keeps its weights on the way, so that one can see what its length buys: AUROC, the likelihood of ID test images, and the median of $\lVert \nabla_{\mathbf x} \log p_{\mathcal X} \rVert$ over them.
+"""
+
+# %%
+over = benchmark_tables.epochs(finished.values())
+if over.empty:
+    print("No run of this profile kept its weights at several epochs: this section needs profile `paper`.")
+else:
+    sheet.save_table(over, "over_epochs", "AUROC, bits per dimension and steepness at the kept epochs")
+
+# %%
+panels = {
+    "auroc pz": ("ood", "AUROC by eq. (4) [%]"),
+    "auroc px": ("ood", r"AUROC by $-\log p_{\mathcal{X}}$ [%]"),
+    "bpd": ("method", "ID test bits/dim"),
+    "grad_logp": ("method", r"median $\Vert \nabla_{\mathbf{x}} \log p_{\mathcal{X}} \Vert$"),
+}
+for (id_, method, seed), part in over.groupby(["id", "method", "seed"], sort=False):
+    fig, axes = figures.figure("wide", columns=4)
+    for ax, (quantity, (by, label)) in zip(axes, panels.items()):
+        figures.draw_epochs(ax, part[part.quantity == quantity], by=by, labels=name_of)
+        ax.set(ylabel=label)
+    figures.legend_below(axes[0], columns=2)
+    about = f"Against epochs: ID {name_of.get(id_, id_)}, {name_of.get(method, method)}, seed {seed}"
+    sheet.save_figure(fig, f"over_epochs_{id_}_{method}_{seed}", about)
 
 # %%
 sheet.finish(runs=list(finished), provenance=next(iter(finished.values())).metrics["provenance"])
@@ -297,7 +263,7 @@ sheet.finish(runs=list(finished), provenance=next(iter(finished.values())).metri
 # %% [markdown]
 r"""
 ## Summary
-- The five trainings differ in one argument; the table above shows which OOD sets each of them helps, with both readings of the score.
+- The five trainings differ in one argument. The first table says which OOD sets the outliers help, by both readings of the score, and how surely.
 - A "+Complexity" row is worth what it adds to the complexity-only row; on sets more complex than ID the term works against the score.
 - Not reproduced here: cells marked "not run"; they need the paper's data sets (`make reproduce PROFILE=sample` or `paper`). Next: `03_1_lipschitz`.
 """

@@ -21,6 +21,7 @@ __all__ = [
     "draw_bias",
     "draw_complexity_vs_likelihood",
     "draw_complexity_vs_radius",
+    "draw_epochs",
     "draw_lengths",
     "draw_levels",
     "draw_likelihoods",
@@ -57,8 +58,7 @@ def draw_likelihoods(
     Trained outliers can lie a hundred times farther down than ID reaches. Points below the first set's lower
     tail by three times its spread are drawn at the lower edge as triangles, and counted in the legend.
     """
-    q = np.quantile(np.asarray(next(iter(sets.values()))[1]), (0.01, 0.25, 0.75))
-    floor, below = q[0] - 3 * (q[2] - q[1]), 0
+    floor, below = _floor(sets), 0
     for name, (x, lp) in sets.items():
         colour = (colours or {}).get(name) or colour_of(name)
         x, lp = np.asarray(x), np.asarray(lp)
@@ -74,6 +74,11 @@ def draw_likelihoods(
     return ax
 
 
+def _floor(sets: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> float:
+    q = np.quantile(np.asarray(next(iter(sets.values()))[1]), (0.01, 0.25, 0.75))
+    return float(q[0] - 3 * (q[2] - q[1]))
+
+
 def draw_complexity_vs_likelihood(
     ax: Axes,
     sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
@@ -82,20 +87,53 @@ def draw_complexity_vs_likelihood(
     quantity: str = r"$\log p_{\mathcal{Z}}(\mathbf{z})$ [nats]",
     colours: Mapping[str, str] | None = None,
     n_shown: int | None = None,
+    simpler: Sequence[str] = (),
 ) -> Axes:
     """Fig. 3: complexity C(x) against log-likelihood for several sets, with the regression line over all points.
 
+    A line through points a hundred times farther down than ID would leave the frame and say nothing of what is in it.
+    So the lines are those of the points as drawn: what lies below the lower edge counts as lying on it.
+
     Args:
         n_shown: points drawn per set, the first ones; the line is that of all.
+        simpler: the ID set and the sets simpler than it, which get a line of their own, dashed.
     """
     drawn = {name: (c[:n_shown], lp[:n_shown]) for name, (c, lp) in sets.items()}
     draw_likelihoods(ax, drawn, labels=labels, colours=colours)
-    c, lp = (np.concatenate([np.asarray(s[k]) for s in sets.values()]) for k in (0, 1))
-    slope, intercept = np.polyfit(c, lp, 1)
+    frame = ax.get_ylim()
+    _regression(ax, list(sets.values()), _floor(drawn), "all sets" if simpler else "regression", "-")
+    if simpler:
+        _regression(ax, [sets[name] for name in simpler], _floor(drawn), "ID and simpler", "--")
+    ax.set(xlabel=r"complexity $C(\mathbf{x})$ [bits/dim]", ylabel=quantity, ylim=frame)
+    return ax
+
+
+def _regression(
+    ax: Axes, sets: Sequence[tuple[np.ndarray, np.ndarray]], floor: float, name: str, style: str
+) -> None:
+    c, lp = (np.concatenate([np.asarray(s[k]) for s in sets]) for k in (0, 1))
+    slope, intercept = np.polyfit(c, np.maximum(lp, floor), 1)
     ends = np.array([c.min(), c.max()])
-    line = f"regression: {slope:+.0f} per bit/dim"
-    ax.plot(ends, slope * ends + intercept, color="0.15", lw=1.8, label=line)
-    ax.set(xlabel=r"complexity $C(\mathbf{x})$ [bits/dim]", ylabel=quantity)
+    label = f"{name}: {slope:+.0f} per bit/dim"
+    ax.plot(ends, slope * ends + intercept, style, color="0.15", lw=1.8, label=label)
+
+
+def draw_epochs(ax: Axes, frame: pd.DataFrame, *, by: str, labels: Mapping[str, str] | None = None) -> Axes:
+    """One quantity against the epochs of a training, in powers of ten: a line with its intervals for each of `by`.
+
+    Args:
+        frame: rows of `benchmark_tables.epochs` of one quantity: epoch, value, low, high and the column `by`.
+        by: "ood" or "method".
+    """
+    for name, part in frame.sort_values("epoch").groupby(by, sort=False):
+        reach = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(0)
+        ax.errorbar(
+            part["epoch"], part["value"], reach, fmt="o-", ms=3.5, lw=1.3, capsize=2, color=colour_of(name),
+            label=(labels or {}).get(name, name),
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("epochs")
     return ax
 
 

@@ -152,14 +152,15 @@ def show_table(
     caption: str = "",
     formats: Mapping[str, str] | str = "{:.1f}",
     *,
-    best: str | None = None,
+    best: str | pd.DataFrame | None = None,
     folded: bool = False,
 ) -> None:
     """Show a frame with numbers formatted and missing cells as an en dash.
 
     Args:
         best: "highest" or "lowest" sets the best number of each column in bold; a text cell counts by the number it
-            begins with, "83.2 [80.1, 86.0]" as 83.2. Columns without numbers have none.
+            begins with, "83.2 [80.1, 86.0]" as 83.2. Columns without numbers have none. A frame of the same shape
+            says cell by cell what is bold, where the best is not that of a column.
         folded: only the caption is seen until the reader opens it; for what stands behind a deciding table.
     """
     from IPython.display import HTML, display
@@ -181,8 +182,10 @@ def show_table(
     display(HTML(made))
 
 
-def _bold(frame: pd.DataFrame, best: str) -> pd.DataFrame:
+def _bold(frame: pd.DataFrame, best: str | pd.DataFrame) -> pd.DataFrame:
     """The style of every cell: the best of each column in bold, ties all of them."""
+    if isinstance(best, pd.DataFrame):
+        return best.replace({True: "font-weight: bold", False: ""})
     if best not in ("highest", "lowest"):
         raise ValueError(f"expected best to be 'highest' or 'lowest', got {best!r}")
     values = frame.map(_number)

@@ -111,6 +111,25 @@ def test_the_regression_line_of_fig_3_is_least_squares():
     assert slope == pytest.approx(3)
 
 
+def test_the_line_of_fig_3_stays_in_its_frame_and_the_simpler_sets_have_their_own():
+    rng = np.random.default_rng(0)
+    c, n = rng.uniform(4, 8, 200), rng.normal(size=200)
+    sets = {"cifar10": (c, n), "svhn": (c - 2, n - 3), "isun": (c + 2, n - 1e4)}
+    _, ax = figures.figure()
+    figures.draw_complexity_vs_likelihood(ax, sets, simpler=["cifar10", "svhn"])
+    solid, dashed = ax.get_lines()
+    low, high = ax.get_ylim()
+    assert low < solid.get_ydata().min() and solid.get_ydata().max() < high
+    assert np.diff(solid.get_ydata()) < 0 < np.diff(dashed.get_ydata()) and dashed.get_linestyle() == "--"
+
+
+def test_a_curve_over_epochs_has_a_line_for_each_set():
+    rows = [(e, o, v, v - 1, v + 1) for e, v in ((1, 40.0), (10, 60.0)) for o in ("svhn", "isun")]
+    _, ax = figures.figure()
+    figures.draw_epochs(ax, pd.DataFrame(rows, columns=["epoch", "ood", "value", "low", "high"]), by="ood")
+    assert ax.get_legend_handles_labels()[1] == ["svhn", "isun"] and ax.get_xscale() == "log"
+
+
 def test_show_source_shows_the_code_without_its_docstring(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda x: shown.append(x.data))
@@ -118,6 +137,14 @@ def test_show_source_shows_the_code_without_its_docstring(monkeypatch):
     assert "return -log_px.mean()" in shown[0] and "eq. (2)" not in shown[0]
     figures.show_source(objective.loss_id, doc=True)
     assert "eq. (2)" in shown[1]
+
+
+def test_a_frame_says_what_is_bold(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda x: shown.append(x.data))
+    frame = pd.DataFrame({"MLE": ["70.0"], "gain": ["-3.0"]})
+    figures.show_table(frame, best=pd.DataFrame({"MLE": [True], "gain": [False]}))
+    assert shown[0].count("font-weight: bold") == 1
 
 
 def test_numbers_are_formatted_and_text_cells_kept(monkeypatch):
