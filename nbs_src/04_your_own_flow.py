@@ -48,7 +48,7 @@ limit: int = 4000  # ID images used, at most
 keep: float = 0.95  # share of ID that the threshold keeps
 seed: int = 0
 
-# %%
+# %% tags=["imports"]
 import pandas as pd
 import torch
 
@@ -60,6 +60,8 @@ from flowood_core.flow import dequantise, image_flow
 from flowood_core.outliers import image as outliers
 
 P = params.check(globals(), notebook="04_your_own_flow")
+
+# %%
 ranges.checked(mle_steps=P.mle_steps, steps=P.steps, hidden=P.hidden, limit=P.limit, keep=P.keep, seed=P.seed)
 ranges.one_of("method", P.method, [name for name in correction.OUTLIERS if name != "rows"])
 ranges.one_of("level", P.level, levels.LEVELS)
@@ -93,6 +95,8 @@ print(
 )
 
 # %%
+EMBEDDED = ("digits", "enlarged", "smooth", "aliased")  # told from photographs where no folder is given
+ood = {}
 if test is not None:
     groups = {}
     for name, image in zip(*test.sample(2000)):
@@ -100,12 +104,9 @@ if test is not None:
     ood = {name: torch.stack(images) for name, images in groups.items()}
     print(test.how)
 elif folder is None:
-    ood = {
-        name: datasets.load(name, "test").drawn(400, P.seed).x
-        for name in ("digits", "enlarged", "smooth", "aliased")
-    }
-else:
-    ood = {}
+    ood = {name: datasets.load(name, "test").drawn(400, P.seed).x for name in EMBEDDED}
+
+# %%
 for name, x in ood.items():
     if n_doubles := inputs.count_duplicates(torch.cat([x_train, x_held]), x):
         print(f"caution: {n_doubles} of {len(x)} images of {name} are also ID images, to the byte")
@@ -233,26 +234,22 @@ if P.level == "both":
     figures.show_table(told, "AUROC in percent: the flow on pixels, the flow on features, both")
 
 # %%
+judged_sets = {"ID": x_held[half:]} | ood
 if test is not None:
     by_file = detector.ood_score(test)  # its index holds the names
     rows = [(name, name.split("/")[0] if "/" in name else "test", s) for name, s in by_file.items()]
     rows += [(name, "unreadable", float("nan")) for name in test.unreadable]
 else:
-    rows = [
-        (f"{name}/{k}", name, s)
-        for name, x in ({"ID": x_held[half:]} | ood).items()
-        for k, s in enumerate(detector.ood_score(x))
-    ]
+    of_sets = {name: detector.ood_score(x) for name, x in judged_sets.items()}
+    rows = [(f"{name}/{k}", name, s) for name, found in of_sets.items() for k, s in enumerate(found)]
 scored = pd.DataFrame(rows, columns=["image", "set", "ood_score"])
-scored["verdict"] = scored.ood_score.map(
-    lambda s: "" if s != s else "OOD" if s >= detector.threshold_.gamma else "ID"
-)
+
+# %%
+gamma = detector.threshold_.gamma
+scored["verdict"] = ["" if s != s else "OOD" if s >= gamma else "ID" for s in scored.ood_score]
 sheet.save_table(scored, "scores", "Every test image: score in nats (higher = more OOD) and verdict")
-flagged = (
-    scored[scored.set != "unreadable"]
-    .groupby("set", sort=False)
-    .verdict.agg(lambda v: 100 * (v == "OOD").mean())
-)
+files = scored[scored.set != "unreadable"]
+flagged = (files.verdict == "OOD").groupby(files.set, sort=False).mean() * 100
 figures.show_table(flagged.to_frame("flagged [%]"), "Share of each set that the detector flags")
 
 # %% [markdown]
@@ -265,49 +262,54 @@ Pick one, or upload your own where this page is live: what the detector sees of 
 id_scores = detector.ood_score(x_held[half:])
 
 
+def draw_row(left, right, picture, row):
+    figures.draw_gallery([left], {row.Index: picture[None]})
+    figures.draw_score(right, id_scores, row.ood_score, row.gamma)
+    seen = f"{row.verdict}: C = {row.complexity:.2f} bits/dim, score {row.ood_score:.4g}"
+    title = f"{seen} (threshold {row.gamma:.4g}), higher than {row.beyond_id:.0%} of ID"
+    colour = figures.RED if row.verdict == "OOD" else "black"
+    right.set_title(title, fontsize="small", color=colour, loc="left")
+
+
+# %%
 def score_picture(pictures):
     seen = {name: inputs.picture(source, size=P.size, name=name) for name, source in pictures.items()}
     rows = detector.explain(seen, id_scores)
     how = {"rows": len(rows), "columns": 2, "width_ratios": (1, 6), "sharex": "col"}
     fig, axes = figures.figure("wide", height=0.75 * len(rows) + 0.5, **how)
     for (left, right), row in zip(axes.reshape(-1, 2), rows.itertuples()):
-        figures.draw_gallery([left], {row.Index: seen[row.Index][None]})
-        figures.draw_score(right, id_scores, row.ood_score, row.gamma)
-        right.set_title(
-            f"{row.verdict}: C = {row.complexity:.2f} bits/dim, score {row.ood_score:.4g} (threshold {row.gamma:.4g}), higher than {row.beyond_id:.0%} of ID",
-            fontsize="small", color=figures.RED if row.verdict == "OOD" else "black", loc="left",
-        )  # fmt: skip
+        draw_row(left, right, seen[row.Index], row)
     score = "surprise at both levels" if P.level == "both" else r"OOD score $-\log p(\mathbf{x})$"
     right.set_xlabel(f"{score} [nats]")
     figures.show_figure(fig)
 
 
-widgets.pick(score_picture, {name: x[0] for name, x in ({"ID": x_held[half:]} | ood).items()})
+widgets.pick(score_picture, {name: x[0] for name, x in judged_sets.items()})
+
+# %% [markdown]
+r"""
+## A page to send on
+"""
+
 
 # %%
-if P.test_folder is not None:
-    C = {
-        name: c
-        for names, part in test.named_batches()
-        for name, c in zip(names, image_complexity(part).tolist())
-    }
-
-    def picture(name):
+def picture_of(name):
+    if test is not None:
         return inputs.picture(test.folder / name, size=P.size, name=name)
+    group, _, k = name.rpartition("/")
+    return judged_sets[group][int(k)]
 
+
+if test is not None:
+    batches = ((names, image_complexity(part).tolist()) for names, part in test.named_batches())
+    C = {name: c for names, values in batches for name, c in zip(names, values)}
 else:
-    shown = {
-        f"{name}/{k}": one for name, x in ({"ID": x_held[half:]} | ood).items() for k, one in enumerate(x)
-    }
-    C = dict(zip(shown, image_complexity(torch.stack(list(shown.values()))).tolist()))
-    picture = shown.__getitem__
+    C = {f"{n}/{k}": c for n, x in judged_sets.items() for k, c in enumerate(image_complexity(x).tolist())}
 
-files = scored[scored.set != "unreadable"]
+# %%
+unreadable = [] if test is None else [f"{name}: {why}" for name, why in test.unreadable.items()]
 files = files.assign(complexity=files.image.map(C))
-judged = own_page.Judged(
-    files, detector.threshold_.gamma, kept, len(x_train), picture,
-    unreadable=[] if P.test_folder is None else [f"{name}: {why}" for name, why in test.unreadable.items()],
-)  # fmt: skip
+judged = own_page.Judged(files, gamma, kept, len(x_train), picture_of, unreadable=unreadable)
 stages = {found.label: (found.verdict, found.samples, found.frame) for found in (before, after)}
 own_page.write(sheet.folder / "your_bias_report.html", judged, stages, sheet.label)
 print(own_page.verdict(judged, after.frame), own_page.advice(judged, after.frame), sep="\n")
