@@ -115,10 +115,7 @@ def advice(judged: Judged, sets: pd.DataFrame) -> str:
     if unsure := [name for name in sets.index if sets.auroc_low[name] < 50 <= sets.auroc_high[name]]:
         said.append(f"take nothing from it on {_names(unsure)}, which it cannot tell from held-out images")
     if judged.n_train < FEW:
-        said.append(
-            f"collect more than these {judged.n_train} training images, or look at the features of a frozen network "
-            "too (-p level both), which needs fewer"
-        )
+        said.append(f"collect more than these {judged.n_train} training images")
     sentence = "; ".join(said)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
