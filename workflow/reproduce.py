@@ -54,6 +54,7 @@ def main(profile: str, executor: str) -> int:
         os.close(ours)
         for copy in copies:
             os.waitpid(copy, 0)
+    _take_away_empty_logs(folder)
     page = folder / "site" / "index.html"
     if code or not page.is_file():
         print(f"The grid ended with an error. Its log: {log}\n{_told(log)}", file=sys.stderr)
@@ -101,6 +102,13 @@ def _snakemake(profile: str, executor: str, log: Path) -> int:
         sys.stderr.flush()
         for number, stream in enumerate(streams, start=1):
             os.dup2(stream, number)
+
+
+def _take_away_empty_logs(folder: Path) -> None:
+    """Snakemake makes the log of each job, here a notebook; a training without a kernel leaves nothing in it."""
+    for log in folder.glob("runs/*/train_one.ipynb"):
+        if not log.stat().st_size:
+            log.unlink()
 
 
 def _told(log: Path) -> str:

@@ -150,9 +150,6 @@ def _run(command: Sequence[str], as_on_a_cluster: str) -> int:
     from flowood_core.runs import grid
 
     runs.run_or_load(grid.by_run_id(given["profile"])[run_id])
-    log = Path(command[2])  # Snakemake makes it, empty, before each job: no notebook for anyone to open
-    if log.is_file() and not log.stat().st_size:
-        log.unlink()
     return 0
 
 
