@@ -21,6 +21,7 @@ from flowood_core.complexity import image_complexity
 from flowood_core.features.distances import Knn, Mahalanobis
 from flowood_core.features.images import unit
 from flowood_core.flow import Flow, densities
+from flowood_core.notebook.reading import Said
 
 __all__ = ["LABELS", "Images", "images_of", "lengths", "over_levels", "reading", "scored"]
 
@@ -164,7 +165,7 @@ def _sample(scores: Mapping[str, np.ndarray], name: str) -> intervals.Sample:
     return intervals.auroc(scores["ID"], scores[name], *drawn) * 100
 
 
-def reading(levels: pd.DataFrame, rank: float, *, is_pretrained: bool) -> str:
+def reading(levels: pd.DataFrame, rank: float, *, is_pretrained: bool) -> list[Said]:
     """What the figure and the table of the levels say, each sentence under its condition.
 
     Args:
@@ -172,45 +173,35 @@ def reading(levels: pd.DataFrame, rank: float, *, is_pretrained: bool) -> str:
         is_pretrained: False where the network is untrained, of which nothing but the machinery can be seen.
     """
     if not is_pretrained:
-        return (
-            "Reading. This network is untrained: the machinery runs, and the numbers say nothing of features."
-        )
-    cells = levels.set_index(["score", "ood"])["value"]
-    mean = cells.xs("mean", level="ood")
-    sets = cells.drop("mean", level="ood").unstack("score")
-    return " ".join(["Reading.", *_of_length(rank), *_of_unit(mean), *_of_flows(mean), *_of_both(sets, mean)])
-
-
-def _of_length(rank: float) -> list[str]:
-    if rank < 0.2:
-        return [f"Simple pictures do not have shorter vectors here (rank correlation {rank:+.2f})."]
-    return [f"Simple pictures have short vectors (rank correlation {rank:+.2f})."]
-
-
-def _of_unit(mean: pd.Series) -> list[str]:
-    gained, by_outliers = mean["unit"] - mean["raw"], mean["features"] - mean["unit"]
-    helps = "Unit length helps" if gained > 1 else "Unit length does not help"
-    return [
-        f"{helps} ({gained:+.1f} points on average), outliers move the flow on features by {by_outliers:+.1f}."
-    ]
-
-
-def _of_flows(mean: pd.Series) -> list[str]:
-    rival = mean[["knn", "mahalanobis"]].max()
-    if mean["features"] > rival + 1:
         return [
-            f"The flow beats what needs none on the same features ({mean['features']:.1f} against {rival:.1f})."
+            (True, "This network is untrained: the machinery runs, and the numbers say nothing of features.")
         ]
+    cells = levels.set_index(["score", "ood"])["value"]
+    mean, sets = cells.xs("mean", level="ood"), cells.drop("mean", level="ood").unstack("score")
+    gained, moved = mean["unit"] - mean["raw"], mean["features"] - mean["unit"]
+    rival = mean[["knn", "mahalanobis"]].max()
+    lost = max((sets[["pixels", "features"]].max(axis=1) - sets["both"]).max(), 0)
+    against = f"the flow {mean['features']:.1f}, what needs none on the same features {rival:.1f}"
     return [
-        f"A flow is not needed for that: nearest neighbours or Mahalanobis reach {rival:.1f}, the flow "
-        f"{mean['features']:.1f}. What it adds is a density, trained by the same two equations."
-    ]  # fmt: skip
-
-
-def _of_both(sets: pd.DataFrame, mean: pd.Series) -> list[str]:
-    better = sets[["pixels", "features"]].max(axis=1)
-    lost = (better - sets["both"]).max()
-    return [
-        f"Both levels together reach {mean['both']:.1f}, pixels alone {mean['pixels']:.1f}; on the worst set the "
-        f"join stays {max(lost, 0):.1f} points below the better of the two."
+        (
+            rank >= 0.2,
+            f"Simple pictures have short vectors (rank correlation {rank:+.2f}).",
+            f"Simple pictures do not have shorter vectors here (rank correlation {rank:+.2f}).",
+        ),
+        (
+            gained > 1,
+            f"Unit length helps ({gained:+.1f} points on average).",
+            f"Unit length does not help ({gained:+.1f} points on average).",
+        ),
+        (True, f"Outliers move the flow on features by {moved:+.1f}."),
+        (
+            mean["features"] > rival,
+            f"The flow does better than its neighbours: {against}.",
+            f"A flow is not needed for that: {against}. It adds a density, trained by the same two equations.",
+        ),
+        (
+            True,
+            f"Both levels together reach {mean['both']:.1f}, pixels alone {mean['pixels']:.1f}; on the worst set the "
+            f"join stays {lost:.1f} points below the better of the two.",
+        ),
     ]

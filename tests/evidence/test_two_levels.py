@@ -8,6 +8,7 @@ from flowood_core import metrics
 from flowood_core.evidence import two_levels
 from flowood_core.features.images import ImageEncoder
 from flowood_core.flow import densities, image_flow
+from flowood_core.notebook.reading import sentences
 from flowood_core.outliers import image
 
 SMALL = {"components": 6, "blocks": 2, "hidden": 8, "mle_steps": 10, "steps": 10}
@@ -82,18 +83,18 @@ def cells(**means):
         ({"raw": 50.0}, 0.7, "Unit length helps (+30.0", "does not help"),
         ({"raw": 80.0}, 0.7, "does not help", "Unit length helps"),
         ({}, 0.0, "do not have shorter vectors", "have short vectors"),
-        ({"features": 90.0}, 0.7, "beats what needs none", "is not needed"),
-        ({"features": 80.0, "knn": 82.0}, 0.7, "is not needed", "beats"),
+        ({"features": 90.0}, 0.7, "does better than its neighbours", "is not needed"),
+        ({"features": 80.0, "knn": 82.0}, 0.7, "is not needed", "does better"),
         ({"pixels": 95.0, "both": 90.0}, 0.7, "5.0 points below", "0.0 points below"),
     ],
 )
 def test_a_sentence_stands_under_its_condition(means, rank, says, says_not):
-    text = two_levels.reading(cells(**means), rank, is_pretrained=True)
+    text = sentences(two_levels.reading(cells(**means), rank, is_pretrained=True))
     assert says in text and says_not not in text
 
 
 def test_an_untrained_network_says_nothing_of_features():
-    assert "untrained" in two_levels.reading(cells(), 0.9, is_pretrained=False)
+    assert "untrained" in sentences(two_levels.reading(cells(), 0.9, is_pretrained=False))
 
 
 def test_feature_levels_draw():
