@@ -65,7 +65,8 @@ def _long_texts(value: pd.Series) -> list[Said]:
         ),
         (
             plain < 50 < films[best] and lost > 0,
-            f"The row {best} finds them at {films[best]:.1f}, and pays up to {lost:.1f} points elsewhere.",
+            f"Of {len(films)} rows the best by this very number, {best}, finds them at {films[best]:.1f}, and pays up "
+            f"to {lost:.1f} points elsewhere.",
         ),
     ]
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from flowood_core import metrics, neighbours, runs, scores
+from flowood_core import metrics, neighbours, scores
 from flowood_core.complexity import text_complexity
-from flowood_core.datasets import MissingData, corpora
+from flowood_core.datasets import corpora
 from flowood_core.evidence import tables
 from flowood_core.features import encoders
 from flowood_core.outliers import text as text_outliers
@@ -18,7 +18,6 @@ __all__ = [
     "BASELINES",
     "KEYS",
     "LENGTH",
-    "available",
     "beside_paper",
     "both_ways",
     "changes",
@@ -49,19 +48,6 @@ _POOLED = {"mean": "mean of the tokens", "cls": "first token", "pooler": "pooler
 
 
 # --- what was run --------------------------------------------------------------------------------------------------
-
-
-def available(specs: Iterable[Spec]) -> tuple[list[Run], dict[str, str]]:
-    """The runs that are here or can be trained; and by encoder or corpus, for the others, the first line of why not."""
-    found, absent = [], {}
-    for spec in specs:
-        try:
-            found.append(runs.run_or_load(spec))
-        except encoders.MissingWeights as error:
-            absent[encoders.label_of(spec.encoder)] = str(error).splitlines()[0]
-        except MissingData as error:
-            absent[corpora.LABELS.get(spec.id, spec.id)] = str(error).splitlines()[0]
-    return found, absent
 
 
 def training_label(spec: Spec, first: Spec) -> str:

@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from flowood_core import datasets, train
+from flowood_core.features.encoders import MissingWeights
 from flowood_core.runs.evaluate import evaluate, score_arrivals
 from flowood_core.runs.folder import RunError, RunFolder
 from flowood_core.runs.provenance import peak_memory_mb, provenance
@@ -76,10 +77,11 @@ def _up_to_date(run: Run) -> Run:
 
 
 def available(specs: Iterable[Spec], *, train_missing: bool = True) -> tuple[list[Run], dict[str, str]]:
-    """`run_or_load` for every spec whose data are here.
+    """`run_or_load` for every spec whose data, and whose frozen network, are here.
 
     Returns:
-        The runs; and by ID set, or by run where only that is missing, the first line of why there is none.
+        The runs; and by ID set, by encoder of texts, or by run where only that is missing, the first line of why there
+        is none.
     Raises:
         RunError: a run is to be trained and its folder cannot be written.
         train.NonFinite: training diverged.
@@ -93,6 +95,8 @@ def available(specs: Iterable[Spec], *, train_missing: bool = True) -> tuple[lis
             found.append(run_or_load(spec, train_missing=train_missing))
         except datasets.MissingData as error:
             absent[spec.id] = str(error).splitlines()[0]
+        except MissingWeights as error:
+            absent[getattr(spec, "encoder", spec.run_id)] = str(error).splitlines()[0]
         except RunError as error:
             if train_missing:  # it could not be written
                 raise

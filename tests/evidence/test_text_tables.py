@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flowood_core import runs
 from flowood_core.evidence import text_readings, text_tables
 from flowood_core.notebook.reading import sentences
 from flowood_core.runs import grid
@@ -61,3 +62,12 @@ def test_over_fitting_is_said_only_where_it_is_seen():
     assert "past that peak" in sentences(text_readings.over_fitting(curve, 10))
     rising = curve.assign(test=[-5.0, -4.5, -4])
     assert "no over-fitting" in sentences(text_readings.over_fitting(rising, 10))
+
+
+def test_a_missing_encoder_leaves_the_other_runs_and_says_why(first, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("FLOWOOD_OFFLINE", "1")
+    nobody = first.model_copy(update={"encoder": "package:no_such_package/model"})
+    found, absent = runs.available([nobody, first])
+    assert [run.spec for run in found] == [first]
+    assert list(absent) == [nobody.encoder] and "no_such_package" in absent[nobody.encoder]
