@@ -35,7 +35,7 @@ keep: float = 0.95  # share of ID texts that the threshold keeps
 # %% tags=["imports"]
 import pandas as pd
 
-from flowood_core import flow, scores
+from flowood_core import flow, runs, scores
 from flowood_core.datasets import MissingData, corpora
 from flowood_core.evidence import tables, text_readings, text_tables
 from flowood_core.features import encoders
@@ -48,9 +48,9 @@ sheet = figures.start("03_3_text", P)
 
 # %%
 wanted = [t for t in ("table_6", "table_6_variant", "table_6_pooling") if t in grid.tables(P.profile)]
-finished, absent = text_tables.available(s for table in wanted for s in grid.rows(P.profile, table))
+finished, absent = runs.available(s for table in wanted for s in grid.rows(P.profile, table))
 for name, why in absent.items():
-    print(f"not run, {name}: {why}")
+    print(f"not run, {corpora.LABELS.get(name) or encoders.label_of(name)}: {why}")
 if not finished:
     raise params.ParameterError(
         "expected runs on texts, or an encoder and texts to make them; there are none"
