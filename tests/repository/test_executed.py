@@ -10,7 +10,7 @@ from flowood_core.system import paths
 from workflow.publish import executed
 
 ROOT = paths.repo_root()
-COMMITTED = sorted((ROOT / "outputs" / "sample" / "notebooks").glob("*.ipynb"))
+COMMITTED = sorted((ROOT / "outputs" / "sample" / "executed").glob("*.ipynb"))
 
 
 def cell(source, outputs=(), count=1, tags=()):
@@ -61,3 +61,17 @@ def test_a_committed_notebook_is_clean_small_and_has_the_code_of_its_source(path
     source = nbformat.read(ROOT / "notebooks" / path.name, 4)
     ran = [c.source for c in found.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     assert ran == [c.source for c in source.cells]
+
+
+def test_running_a_notebook_again_changes_no_committed_file_and_half_of_one_is_left_out(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    folder = tmp_path / "sample" / "notebooks"
+    folder.mkdir(parents=True)
+    nbformat.write(notebook(cell("1")), folder / "whole.ipynb")
+    nbformat.write(notebook(cell("1", count=None)), folder / "half.ipynb")
+    assert executed.main([]) == 0
+    assert [p.name for p in (tmp_path / "sample" / "executed").iterdir()] == ["whole.ipynb"]
+    assert "half.ipynb: left out" in capsys.readouterr().out
+    assert "papermill" in (folder / "whole.ipynb").read_text()

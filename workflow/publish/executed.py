@@ -1,8 +1,9 @@
 """Executed notebooks as they are committed: what a reader sees, and nothing of the machine that made them.
 
-python -m workflow.publish.executed            cleans outputs/sample/notebooks/*.ipynb where they lie
+python -m workflow.publish.executed            outputs/sample/notebooks/*.ipynb, cleaned, to outputs/sample/executed
 
-The repository's own viewer then shows every figure where it belongs, without anything being run.
+The repository's own viewer then shows every figure where it belongs, without anything being run. The two folders are
+apart so that running a notebook again changes no committed file.
 """
 
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import nbformat
 
 from flowood_core.system import paths
+from flowood_core.system.files import write_atomically
 
 __all__ = ["LARGEST", "cleaned", "main"]
 
@@ -67,13 +69,19 @@ def _told_from(output: Any, root: Path) -> Any:
 
 def main(arguments: Sequence[str]) -> int:
     profile = arguments[0] if arguments else "sample"
-    for path in sorted((paths.profile_dir(profile) / "notebooks").glob("*.ipynb")):
-        text = nbformat.writes(cleaned(nbformat.read(path, 4), paths.repo_root()))
+    folder = paths.profile_dir(profile)
+    (folder / "executed").mkdir(exist_ok=True)
+    for path in sorted((folder / "notebooks").glob("*.ipynb")):
+        try:
+            text = nbformat.writes(cleaned(nbformat.read(path, 4), paths.repo_root()))
+        except ValueError as error:
+            print(f"{path.name}: left out, {error}")
+            continue
         if len(text) > LARGEST:
             raise ValueError(
-                f"{path.name} has {len(text):,} bytes, more than {LARGEST:,}: make its figures smaller"
+                f"expected at most {LARGEST:,} bytes, {path.name} has {len(text):,}: smaller figures"
             )
-        path.write_text(text + "\n", encoding="utf-8")
+        write_atomically(folder / "executed" / path.name, f"{text}\n".encode())
         print(f"{path.name}: {len(text):,} bytes")
     return 0
 

@@ -130,7 +130,8 @@ def _draw_first(profile: str) -> None:
 def _notebooks(folder: Path, manifests: Mapping[str, Any]) -> list[Path]:
     """Every notebook of the project in reading order: executed where it has been, else as committed."""
     committed = {p.stem: p for p in (paths.repo_root() / "notebooks").glob("*.ipynb")}
-    executed = {p.stem: p for p in (folder / "notebooks").glob("*.ipynb") if p.stem in manifests}
+    executed = {p.stem: p for p in (folder / "executed").glob("*.ipynb")}  # as committed; run here goes first
+    executed |= {p.stem: p for p in (folder / "notebooks").glob("*.ipynb") if p.stem in manifests}
     names = sorted({*committed, *executed} - {"train_one"}, key=lambda n: (n.startswith("app"), n))
     return [executed.get(n) or committed[n] for n in names]
 
