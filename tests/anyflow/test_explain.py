@@ -1,9 +1,11 @@
 """Laws of explaining a picture: the detector's own numbers, and where they stand among those of ID."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from flowood_core import Detector, datasets
+from flowood_core import Detector, datasets, metrics
+from flowood_core.anyflow import explaining
 from flowood_core.complexity import image_complexity
 
 
@@ -36,3 +38,16 @@ def test_beyond_id_is_the_share_of_id_with_a_lower_score(detector):
 def test_no_picture_is_refused(detector):
     with pytest.raises(ValueError, match="at least one picture"):
         detector.explain({}, np.zeros(3))
+
+
+def test_a_set_is_told_by_the_scores_that_are_given():
+    sets = pd.DataFrame(
+        {"gap": [-1.0, 1.0], "auroc": 50.0, "auroc_low": 40.0, "auroc_high": 60.0}, index=["near", "far"]
+    )
+    rng = np.random.default_rng(0)
+    scores = {"ID": rng.normal(size=80), "near": rng.normal(size=60), "far": rng.normal(9, size=60)}
+    told = explaining.told_by(sets, scores)
+    assert told["auroc"]["far"] == 100 and told["gap"].tolist() == [-1.0, 1.0]
+    assert told["auroc"]["near"] == pytest.approx(100 * metrics.auroc(scores["ID"], scores["near"]))
+    assert told["auroc_low"]["near"] < told["auroc"]["near"] < told["auroc_high"]["near"]
+    assert (sets["auroc"] == 50).all()
