@@ -53,7 +53,7 @@ import pandas as pd
 import torch
 
 from flowood_core import Detector, Folder, bias_report, correct, datasets, metrics
-from flowood_core.anyflow import correction, inputs, levels, ranges
+from flowood_core.anyflow import correction, explaining, inputs, levels, ranges
 from flowood_core.notebook import own_page, params, widgets, figures
 from flowood_core.complexity import image_complexity
 from flowood_core.flow import dequantise, image_flow
@@ -310,9 +310,13 @@ else:
 unreadable = [] if test is None else [f"{name}: {why}" for name, why in test.unreadable.items()]
 files = files.assign(complexity=files.image.map(C))
 judged = own_page.Judged(files, gamma, kept, len(x_train), picture_of, unreadable=unreadable)
-stages = {found.label: (found.verdict, found.samples, found.frame) for found in (before, after)}
+sets = after.frame
+if P.level != "pixels":  # the page speaks of what the detector finds
+    sets = explaining.told_by(sets, {name: detector.ood_score(x) for name, x in judged_sets.items()})
+frames = {before.label: before.frame, after.label: sets}
+stages = {found.label: (found.verdict, found.samples, frames[found.label]) for found in (before, after)}
 own_page.write(sheet.folder / "your_bias_report.html", judged, stages, sheet.label)
-print(own_page.verdict(judged, after.frame), own_page.advice(judged, after.frame), sep="\n")
+print(own_page.verdict(judged, sets), own_page.advice(judged, sets), sep="\n")
 sheet.finish(verdict_before=before.verdict, verdict_after=after.verdict)
 print("also: detectors/your_own_flow and your_bias_report.html")
 
