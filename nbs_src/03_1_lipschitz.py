@@ -194,7 +194,7 @@ r"""
 ## Eq. (1) on images
 $$\frac{\epsilon^2}{L_{\mathcal A}^2}\bigl(1 - \mathbb P(\mathcal B_{\mathbf z}^{\epsilon})\bigr) \;\le\; M(\mathbf x) = \mathbb E\,\lVert\mathbf x' - \mathbf x\rVert^2 \;\le\; C_1 \exp(C(\mathbf x)) \tag{1}$$
 
-`02_3_learning_objective` says where the left half comes from. In 3,072 dimensions the mass of the ball is that of the noncentral $\chi^2$ distribution, $\mathbf x'$ is an ID test image, and each ball has the radius that makes the left side largest. $L$ is the local constant at $\mathbf x$; that of a whole set is no smaller, so what holds here holds for it.
+`02_3_learning_objective` says where the left half comes from. In 3,072 dimensions the mass of the ball is that of the noncentral $\chi^2$ distribution, $\mathbf x'$ is an ID test image, and each ball has the radius that makes the left side largest. $L$ is the local constant at $\mathbf x$. That of a whole set is no smaller and makes the left side no larger, so an inequality that holds here holds for the set. One that fails here need not fail there.
 """
 
 # %%
@@ -204,7 +204,6 @@ eq_1 = pd.concat(
     {key[:2]: lipschitz_tables.eq_1_by_set(v, d) for key, v in local.items() if key[2] == first_seed},
     names=["id", "outliers"],
 )
-assert (eq_1["left side"] <= eq_1["M(x)"]).all()
 sheet.save_table(eq_1, "eq_1_images", "Eq. (1) at test images, medians by set", index=True)
 of_first = eq_1.loc[ids[0]].rename(index=datasets.LABELS)
 figures.show_table(of_first, f"Eq. (1), ID {datasets.LABELS.get(ids[0], ids[0])}, medians by set", "{:.3g}")
@@ -214,7 +213,11 @@ slack = (eq_1["left side"] / eq_1["M(x)"]).max()
 needed = eq_1["C_1, M(x)"]
 figures.read(
     (slack < 0.01, f"The left side is at most {slack:.1e} of M(x), so eq. (1) does not force L to grow."),
-    (slack >= 0.01, f"The left side reaches {slack:.2g} of M(x), so L could not be much smaller."),
+    (0.01 <= slack <= 1, f"The left side reaches {slack:.2g} of M(x), so L could not be much smaller."),
+    (
+        slack > 1,
+        f"The left side exceeds M(x) {slack:.2g} times: the local constant bounds nothing farther away.",
+    ),
     (
         True,
         f"For M(x) to obey the right half, C_1 has to be {needed.min():.2g} to {needed.max():.2g} by set.",
