@@ -396,6 +396,32 @@ class Standard:
         vt = vt * np.sign(vt[np.arange(len(vt)), np.abs(vt).argmax(1)])[:, None]
         return cls(mean, vt[:components].T * (np.sqrt(n) / s[:components]))
 
+    @classmethod
+    def shrunk(cls, x: np.ndarray) -> Standard:
+        """Whitening of all directions, the widest first, by a covariance shrunk as Ledoit & Wolf (2004) do.
+
+        With fewer samples than features the sample covariance has directions of variance 0; shrunk, none has.
+
+        Args:
+            x: ID training features, float (n, d).
+        Returns:
+            The scale; directions (d, d).
+        Raises:
+            ValueError: fewer than two samples.
+        """
+        from sklearn.covariance import ledoit_wolf
+
+        if len(x) < 2:
+            raise ValueError(f"expected at least 2 samples, got {len(x)}; collect more")
+        mean = x.mean(0, dtype=np.float64)
+        variances, directions = np.linalg.eigh(
+            ledoit_wolf(x.astype(np.float64) - mean, assume_centered=True)[0]
+        )
+        variances, v = np.maximum(variances[::-1], 1e-12 * variances[-1]), directions[:, ::-1]
+        # the sign of a direction is arbitrary: make its largest entry positive, on every machine
+        v = v * np.sign(v[np.abs(v).argmax(0), np.arange(v.shape[1])])
+        return cls(mean, v / np.sqrt(variances))
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Standardised features, float32."""
         return ((x - self.mean) @ self.directions).astype(np.float32)

@@ -98,7 +98,7 @@ def test_ready_made_outliers_do_as_well_as_a_function(x):
 
 
 def test_components_are_bounded_by_the_images(x):
-    assert level(components=500, mle_steps=2).fit(x[:40]).standard.directions.shape[1] == 10
+    assert level(components=500, mle_steps=2).fit(x[:40]).n_flow == 10
     with pytest.raises(ValueError, match="at least 25"):
         level().fit(x[:24])
 
@@ -196,3 +196,53 @@ def test_levels_that_do_not_match_are_refused(join):
         join({"pixels": np.zeros(3)})
     with pytest.raises(ValueError, match="one score per image"):
         join({"pixels": np.zeros(3), "features": np.zeros(4)})
+
+
+# ---- the density of the whole vector
+
+
+class Vectors:
+    """An encoder that is given its vectors."""
+
+    d = 40
+
+    def encode(self, x, *, label=""):
+        return np.asarray(x, np.float32)
+
+    def facts(self):
+        return {"encoder": "vectors", "d": self.d}
+
+
+def test_few_images_are_told_from_what_leaves_their_span():
+    rng = np.random.default_rng(0)
+    rows = np.zeros((60, 40), np.float32)
+    rows[:, :10] = rng.normal(size=(60, 10))
+    rows[:, 10:] = 0.01 * rng.normal(size=(60, 30))
+    beyond = rows[40:].copy()
+    beyond[:, 10:] += 0.5 * rng.normal(size=(20, 30))  # as likely as ID in the directions in which ID varies
+    fitted = FeatureLevel(Vectors(), components=8, blocks=2, hidden=8, mle_steps=30).fit_features(rows[:40])
+    assert fitted.score_features(beyond).min() > fitted.score_features(rows[40:]).max()
+
+
+def test_a_shrunk_whitening_is_that_of_the_shrunk_covariance():
+    from sklearn.covariance import ledoit_wolf
+
+    from flowood_core.features.encoders import Standard
+
+    x = np.random.default_rng(0).normal(size=(30, 50)) * np.linspace(0.5, 3, 50)
+    standard = Standard.shrunk(x)
+    own = np.square((x - x.mean(0)) @ standard.directions).sum(1)
+    precision = np.linalg.inv(ledoit_wolf(x)[0])
+    centred = x - x.mean(0)
+    np.testing.assert_allclose(own, ((centred @ precision) * centred).sum(1), rtol=1e-9)
+    lengths = np.linalg.norm(standard.directions, axis=0)
+    assert (np.diff(lengths) >= -1e-12).all()  # the widest direction is scaled least
+
+
+def test_the_score_is_a_density_of_the_whole_whitened_vector():
+    x = np.random.default_rng(0).normal(size=(120, 40)).astype(np.float32)
+    fitted = FeatureLevel(Vectors(), components=4, blocks=2, hidden=4, mle_steps=2).fit_features(x)
+    white = torch.from_numpy(fitted.standard(x))
+    flow = fitted.flow.log_prob(white[:, : fitted.n_flow]).detach().double()
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(white[:, fitted.n_flow :].double()).sum(1)
+    np.testing.assert_allclose(fitted.score_features(x), -(flow + normal).numpy(), rtol=1e-5)

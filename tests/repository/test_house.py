@@ -255,3 +255,8 @@ def test_no_file_names_a_registry_or_this_machine():
         names = [*REGISTRIES, *([str(ROOT)] if len(ROOT.parts) > 2 else [])]
         wrong += [f"{name}: {word}" for word in names if word.encode() in content]
     assert not wrong, wrong
+
+
+def test_no_two_test_files_have_one_name():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest cannot collect them together"
