@@ -130,8 +130,6 @@ x_out = torch.randn(5, 2, generator=rng).requires_grad_()
 (of_log_p,) = torch.autograd.grad(f.log_prob(x_out).sum(), x_out)
 p = f.log_prob(x_out).detach().exp()[:, None]
 assert torch.allclose(of_softplus, p / (1 + p) * of_log_p, atol=1e-5)
-shown = pd.DataFrame([slope.tolist()], ["slope"], [f"{v:g}" for v in log_p.tolist()])
-figures.show_table(shown, "Slope of softplus at log p [nats]", "{:.3g}")
 
 # %% [markdown]
 r"""
@@ -151,9 +149,8 @@ for ax, name in ((before, r"$\log p(x)$"), (after, r"$\log(1 + p(x))$")):
     ax.set(xlabel="$x$", ylabel=f"{name} [nats]")
 before.set_title("loss before softplus: no lower bound")
 after.set_title("loss after softplus: bounded below by 0")
-sheet.save_figure(
-    fig, "fig_1", "Log-likelihood loss of a standard normal before and after softplus", label="exact curves"
-)
+about = "Log-likelihood loss of a standard normal before and after softplus"
+sheet.save_figure(fig, "fig_1", about, label="exact curves")
 
 # %% [markdown]
 r"""
@@ -222,11 +219,10 @@ assert torch.equal(slopes[0], slopes[1]) and torch.equal(slopes[0], slopes[2])
 is_id = torch.zeros_like(log_p)  # the label of an outlier
 cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(log_p / 3, is_id, reduction="none")
 assert torch.allclose(3 * cross_entropy, objective.penalty(log_p, temperature=3.0))
-print("clamp and mask have the gradient of the hinge; cross-entropy on log p / T is softplus over T")
 
 # %% [markdown]
 r"""
-**Reading.** On pixels 0 … 255 eq. (3) is exactly zero and so is its gradient: training would be maximum likelihood with fewer samples, and nobody would be told. On $[0, 1]$ every image is pushed at full strength until its density falls below 1. "No manual threshold" is true of the second scaling only, which is the one used throughout here.
+**Reading.** Clamp and mask have the gradient of the hinge, and cross-entropy on $\log p / T$ is softplus over $T$: the checks above compare them. On pixels 0 … 255 eq. (3) is exactly zero and so is its gradient: training would be maximum likelihood with fewer samples, and nobody would be told. On $[0, 1]$ every image is pushed at full strength until its density falls below 1. "No manual threshold" is true of the second scaling only, which is the one used throughout here.
 
 ## One number balances the two terms
 > Instead of utilizing weights to balance the two loss function, we choose to adjust the random probability of generating outlier points during the data loading phase.
@@ -271,7 +267,6 @@ x_test = {name: data.points(2000, P.seed + 1_000_000) for name, data in DATA.ite
 
 # %%
 def trained(name, how, outliers=None, tau=0.0):
-    """The flow of Appendix A, trained by the same loop as every other flow here."""
     f = flow.vector_flow(2, blocks=8, hidden=P.hidden, layers=3, seed=P.seed)
     if P.data_init:
         f.initialise(x_train[name])
@@ -296,9 +291,7 @@ grids = {name: toys.Grid(data.box, P.spacing) for name, data in DATA.items()}
 
 def density_on_grid(name, how):
     """log p of every cell; its mass must be the share of samples in the box."""
-    f, grid = flows[name, how], grids[name]
-    found = flow.densities(f, grid.centres, batch_size=4096)[1]
-    by_grid, by_samples = np.exp(found).sum() * grid.area, grid.share(f.sample, P.seed)
+    found, by_grid, by_samples = toy_tables.in_the_box(flows[name, how], grids[name], P.seed)
     print(f"{name:8}{how:8} mass in the box: {by_grid:.4f} by the grid, {by_samples:.4f} by samples")
     assert abs(by_grid - by_samples) < 0.02
     return found
@@ -314,7 +307,6 @@ crosses = {name: data.outliers(dots[name][:120], rng=rng) for name, data in DATA
 
 
 def draw(ax, name, how):
-    """One panel: the density, some ID samples, and some outliers where training had them."""
     picture = log_p[name, how].reshape(grids[name].rows, -1)
     out = None if how == "without" else crosses[name]
     return figures.draw_density(ax, picture, grids[name].box, vmax=PEAK, id_points=dots[name], outliers=out)
@@ -328,9 +320,8 @@ for row, name in zip(axes, DATA):
         ax.set_title(f"{name}, trained {how} OOD samples")
     fig.colorbar(shown, ax=row, extend="max", label=r"density $p_{\mathcal{X}}(\mathbf{x})$", shrink=0.9)
 axes[0, 1].legend(loc="upper right", fontsize=7, frameon=True, facecolor="0.8")
-sheet.save_figure(
-    fig, "fig_2", "Learned density of flows trained without and with OOD samples; redder is likelier"
-)
+about = "Learned density of flows trained without and with OOD samples; redder is likelier"
+sheet.save_figure(fig, "fig_2", about)
 
 # %% [markdown]
 r"""
@@ -342,7 +333,6 @@ Colours follow the square root of the density, so that thin bridges show, and bo
 
 # %%
 def measured():
-    """Fig. 2 in numbers, of all flows that are there."""
     return pd.concat([toy_tables.in_numbers(n, d, flows, log_p, grids[n], P.seed) for n, d in DATA.items()])
 
 
@@ -355,18 +345,13 @@ r"""
 **Reading.** The paper says that with OOD samples the flow "assigns lower likelihoods to regions outside the distribution"; the lines above say where that is so in this run. The bridge between two parts of the data cannot vanish, because a flow maps one connected lump, the normal distribution, continuously; it can only become thinner. With half of each batch outliers, fewer ID samples are seen in the same number of steps.
 
 ## The same figure with the threshold moved
-How hard does eq. (3) push here? At an ID sample the slope of eq. (2) is 1 in size, at an outlier that of eq. (3) is $p/(1+p)$. In these units the density of the data themselves peaks near 1 (the colour bars end there), so an outlier may lie below the threshold before it has been pushed at all. The next lines measure it, under the flows that were trained without.
+How hard does eq. (3) push here? At an ID sample the slope of eq. (2) is 1 in size, at an outlier that of eq. (3) is $p/(1+p)$. In these units the density of the data themselves peaks near 1 (the colour bars end there), so an outlier may lie below the threshold before it has been pushed at all. The table measures it, under the flows that were trained without.
 """
 
 # %%
-for name, data in DATA.items():
-    x_out = data.outliers(x_test[name], rng=rng)
-    below = torch.from_numpy(flow.densities(flows[name, "without"], x_out, batch_size=2000)[1])
-    slopes = [torch.sigmoid(below - tau).mean().item() for tau in (0.0, P.tau_moved)]
-    print(
-        f"{name}: {(below < 0).double().mean():.0%} of the outliers have log p < 0 before they were ever pushed"
-    )
-    print(f"  mean slope {slopes[0]:.2f} with tau = 0, {slopes[1]:.2f} with tau = {P.tau_moved:g}")
+pushed = toy_tables.before_the_push(DATA, flows, x_test, (0.0, P.tau_moved), rng)
+about = "Outliers under the flows trained without: share below the threshold of eq. (3), mean slope by tau"
+figures.show_table(pushed, about, "{:.2f}")
 
 # %%
 name, moved = P.set_moved, f"tau = {P.tau_moved:g}"
@@ -391,10 +376,7 @@ figures.read(*toy_tables.moved(table, "with", moved), title="What the moved thre
 # %% [markdown]
 r"""
 **Reading.** Moving the threshold is not tuning a weight: it says from which density on an outlier may be left alone. Mass that leaves one region has to go to another, and outliers speak only for the places where they are drawn: the row "beyond" and the log-likelihood of ID samples show whether there is a price.
-"""
 
-# %% [markdown]
-r"""
 ## Eq. (1) on a trained flow
 > Fix a point $\mathbf z \in \mathcal A$ and choose a constant $\epsilon > 0$ such that the open ball $\mathcal B^{\epsilon}_{\mathbf z}$ … is contained within $\mathcal A$. … Then, the following inequality holds:
 
@@ -414,11 +396,7 @@ figures.show_source(hypothesis.left_side)
 # %%
 points = {(name, "ID"): x[:100] for name, x in x_test.items()}
 points |= {(name, "outliers"): data.outliers(x_test[name][:100], rng=rng) for name, data in DATA.items()}
-found = {
-    (name, how, kind): toy_tables.eq_1_by_epsilon(flows[name, how], x, log_p[name, how], grids[name])
-    for (name, kind), x in points.items()
-    for how in ("without", "with")
-}
+found = toy_tables.eq_1_of(flows, points, log_p, grids, ("without", "with"))
 
 # %% [markdown]
 r"""
@@ -434,29 +412,16 @@ for (name, how, _), of in found.items():
 # %%
 fig, axes = figures.figure("wide", columns=2)
 for ax, name in zip(axes, DATA):
-    for how, colour in (("without", figures.BLACK), ("with", figures.GREEN)):
-        of = found[name, how, "ID"].groupby("epsilon")[["left", "spread"]].median()
-        ax.plot(of.index, of["left"], color=colour, label=f"left side, trained {how} outliers")
-        ax.plot(of.index, of["spread"], color=colour, ls="--", label=rf"$M(\mathbf{{x}})$, {how}")
-    low = min(found[name, how, "ID"]["left"].max() for how in ("without", "with"))
-    ax.set(
-        xscale="log",
-        yscale="log",
-        ylim=(1e-4 * low, 30),
-        xlabel=r"radius of the ball, $\epsilon$",
-        title=name,
-    )
-axes[0].set_ylabel(r"squared units of $\mathbf{x}$")
+    figures.draw_sides(ax, {how: found[name, how, "ID"] for how in ("without", "with")})
+    ax.set_title(name)
 axes[0].legend(fontsize=7)
 about = "Both sides of the first step of eq. (1) at 100 held-out ID samples, medians"
 sheet.save_figure(fig, "fig_eq_1", about)
 
 # %%
 eq_1 = toy_tables.eq_1_table(flows, found, points)
-formats = dict.fromkeys(eq_1.columns, "{:.3g}")
-figures.show_table(
-    eq_1, "Eq. (1) at the radius that makes its left side largest, medians over points", formats
-)
+about = "Eq. (1) at the radius that makes its left side largest, medians over points"
+figures.show_table(eq_1, about, "{:.3g}")
 sheet.save_table(eq_1.reset_index(), "eq_1_plane", "Eq. (1) in the plane, by quadrature")
 
 # %%

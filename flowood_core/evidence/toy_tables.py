@@ -10,10 +10,43 @@ from flowood_core import flow as flows_
 from flowood_core import hypothesis
 from flowood_core.datasets.toys import Circles, Grid, Moons
 
-__all__ = ["EPSILONS", "eq_1", "eq_1_by_epsilon", "eq_1_table", "in_numbers", "moved"]
+__all__ = ["EPSILONS", "before_the_push", "eq_1", "eq_1_by_epsilon", "eq_1_of", "eq_1_table", "in_numbers",
+           "in_the_box", "moved"]  # fmt: skip
 
 EPSILONS = np.geomspace(0.05, 8, 60)  # radii of the ball; the latents of ID samples have a norm of about 1.4
 Flows = Mapping[tuple[str, str], flows_.Flow]
+
+
+def in_the_box(flow: flows_.Flow, grid: Grid, seed: int) -> tuple[np.ndarray, float, float]:
+    """log p of every cell in nats, and the mass in the box twice: by the cells, and as the share of samples.
+
+    The first goes through f and its determinant, the second through the inverse alone.
+    """
+    log_p = flows_.densities(flow, grid.centres, batch_size=4096)[1]
+    return log_p, float(np.exp(log_p).sum() * grid.area), grid.share(flow.sample, seed)
+
+
+def before_the_push(
+    data: Mapping[str, Moons | Circles],
+    flows: Flows,
+    x: Mapping[str, torch.Tensor],
+    taus: tuple[float, ...],
+    rng: torch.Generator,
+) -> pd.DataFrame:
+    """Where outliers lie under the flows that were trained without: how hard would eq. (3) push them?
+
+    Args:
+        data, x: by data set; as many outliers are drawn as x has points.
+        taus: thresholds in nats.
+    Returns:
+        Indexed by set: share of the outliers with log p < 0, and the mean slope of eq. (3) by threshold, in [0, 1].
+    """
+    rows = {}
+    for name, of in data.items():
+        log_p = flows_.densities(flows[name, "without"], of.outliers(x[name], rng=rng), batch_size=2000)[1]
+        slopes = {f"slope, tau = {tau:g}": float((1 / (1 + np.exp(tau - log_p))).mean()) for tau in taus}
+        rows[name] = {"log p < 0": float((log_p < 0).mean())} | slopes
+    return pd.DataFrame(rows).T
 
 
 def in_numbers(
@@ -76,6 +109,25 @@ def eq_1_by_epsilon(flow: flows_.Flow, x: torch.Tensor, log_p: np.ndarray, grid:
     columns = {"point": np.repeat(np.arange(n), k), "epsilon": np.tile(EPSILONS, n), "mass": mass.ravel()}
     columns |= {"outside": outside.ravel(), "left": left.ravel(), "spread": np.repeat(spread, k)}
     return pd.DataFrame(columns | {"L": constant})
+
+
+def eq_1_of(
+    flows: Flows,
+    points: Mapping[tuple[str, str], torch.Tensor],
+    log_p: Mapping[tuple[str, str], np.ndarray],
+    grids: Mapping[str, Grid],
+    hows: tuple[str, ...],
+) -> dict[tuple[str, str, str], pd.DataFrame]:
+    """`eq_1_by_epsilon` by data set, kind of training and kind of points.
+
+    Args:
+        points: by data set and kind of points. log_p: on the cells of the grids, by data set and kind of training.
+    """
+    return {
+        (name, how, kind): eq_1_by_epsilon(flows[name, how], x, log_p[name, how], grids[name])
+        for (name, kind), x in points.items()
+        for how in hows
+    }
 
 
 def eq_1(by_epsilon: pd.DataFrame, local: np.ndarray) -> dict[str, float]:

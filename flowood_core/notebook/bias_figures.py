@@ -27,6 +27,7 @@ __all__ = [
     "draw_likelihoods",
     "draw_ridges",
     "draw_scatter",
+    "draw_sides",
 ]
 
 METHOD_COLOURS = {id_: label.colour for id_, label in labels.METHODS.items()}
@@ -314,4 +315,24 @@ def draw_ridges(
     if printed:
         ax.plot([], [], "^", ms=6, mfc="white", mec="0.15", ls="", label="printed mean (Table 7)")
     ax.set_xlabel(r"complexity $C(\mathbf{x})$ [bits/dim]")
+    return ax
+
+
+def draw_sides(ax: Axes, by_training: Mapping[str, pd.DataFrame]) -> Axes:
+    """Both sides of the first step of eq. (1) against the radius of the ball, medians over points; dashed: M(x).
+
+    Args:
+        by_training: "without" and "with": columns epsilon (latent units), left and spread (squared units of x), as
+            `evidence.toy_tables.eq_1_by_epsilon` gives them.
+    """
+    medians = {how: of.groupby("epsilon")[["left", "spread"]].median() for how, of in by_training.items()}
+    for (how, of), colour in zip(medians.items(), (BLACK, GREEN), strict=False):
+        ax.plot(of.index, of["left"], color=colour, label=f"left side, trained {how} outliers")
+        ax.plot(of.index, of["spread"], color=colour, ls="--", label=rf"$M(\mathbf{{x}})$, {how}")
+    lowest, highest = (
+        min(of["left"].max() for of in medians.values()),
+        max(of["spread"].max() for of in medians.values()),
+    )
+    ax.set(xscale="log", yscale="log", ylim=(1e-4 * lowest, 3 * highest))
+    ax.set(xlabel=r"radius of the ball, $\epsilon$", ylabel=r"squared units of $\mathbf{x}$")
     return ax

@@ -30,6 +30,7 @@ from flowood_core.notebook.bias_figures import (
     draw_likelihoods,
     draw_ridges,
     draw_scatter,
+    draw_sides,
 )
 from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
 from flowood_core.notebook.reading import read
@@ -70,6 +71,7 @@ __all__ = [
     "draw_ridges",
     "draw_scatter",
     "draw_score",
+    "draw_sides",
     "draw_signs",
     "figure",
     "heat_bar",
