@@ -289,11 +289,12 @@ def judge(text):
 
 
 # %%
-if data is not None:
+try:
     fitted, trained = variant.spec.data(), variant.flow()
-    widgets.ask(judge, corpora.load(first.id, "test").texts[0][:600])
+except (encoders.MissingWeights, MissingData, runs.RunError) as error:
+    print(f"No text of yours can be scored here: {str(error).splitlines()[0]}")
 else:
-    print("The encoder is not here, so no text of yours can be scored.")
+    widgets.ask(judge, corpora.load(first.id, "test").texts[0][:600])
 
 # %%
 resources = made["resources"] if "/" not in made["resources"] else "WordNet, punkt_tab, tagger"

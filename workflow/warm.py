@@ -88,6 +88,7 @@ def _bury() -> None:
 def _work(connection: socket.socket, as_on_a_cluster: str) -> None:
     """One command in this copy, which ends with it, or when its client does."""
     code = 1
+    _forget_pool()
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         command = _received(connection)
@@ -112,6 +113,12 @@ def _dismiss_pool() -> None:
     loky = sys.modules.get("joblib.externals.loky.reusable_executor")
     if pool := getattr(loky, "_executor", None):
         pool.shutdown(kill_workers=True)
+
+
+def _forget_pool() -> None:
+    """Whoever was copied may have a pool; its threads were not copied with it, so that to use it would be to wait."""
+    if loky := sys.modules.get("joblib.externals.loky.reusable_executor"):
+        loky._executor = None  # type: ignore[attr-defined]
 
 
 def _received(connection: socket.socket) -> list[str]:

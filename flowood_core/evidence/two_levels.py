@@ -195,7 +195,7 @@ def reading(levels: pd.DataFrame, rank: float, *, is_pretrained: bool) -> list[S
         ),
         (True, f"Outliers move the flow on features by {moved:+.1f}."),
         (
-            mean["features"] > rival,
+            mean["features"] > rival + 1,
             f"The flow does better than its neighbours: {against}.",
             f"A flow is not needed for that: {against}. It adds a density, trained by the same two equations.",
         ),

@@ -69,9 +69,18 @@ def test_running_a_notebook_again_changes_no_committed_file_and_half_of_one_is_l
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
     folder = tmp_path / "sample" / "notebooks"
     folder.mkdir(parents=True)
-    nbformat.write(notebook(cell("1")), folder / "whole.ipynb")
-    nbformat.write(notebook(cell("1", count=None)), folder / "half.ipynb")
+    nbformat.write(notebook(cell("1")), folder / "00_start_here.ipynb")
+    nbformat.write(notebook(cell("1", count=None)), folder / "05_scoreboard.ipynb")
     assert executed.main([]) == 0
-    assert [p.name for p in (tmp_path / "sample" / "executed").iterdir()] == ["whole.ipynb"]
-    assert "half.ipynb: left out" in capsys.readouterr().out
-    assert "papermill" in (folder / "whole.ipynb").read_text()
+    assert [p.name for p in (tmp_path / "sample" / "executed").iterdir()] == ["00_start_here.ipynb"]
+    assert "05_scoreboard.ipynb: left out" in capsys.readouterr().out
+    assert "papermill" in (folder / "00_start_here.ipynb").read_text()
+
+
+def test_prose_is_todays_where_the_code_is_and_as_it_was_elsewhere():
+    def told(prose, code):
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(prose), cell(code)])
+
+    assert executed.with_prose(told("old", "1"), told("new", "1")).cells[0].source == "new"
+    assert executed.with_prose(told("old", "1"), told("new", "2")).cells[0].source == "old"
+    assert executed.with_prose(told("old", "1"), notebook(cell("1"))).cells[0].source == "old"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from joblib import Parallel, delayed
 
 from flowood_core.runs import grid
 from flowood_core.system import paths
@@ -125,10 +126,12 @@ def asked(folder, *command, **how):
 
 
 @needs_fork
-def test_the_processes_of_a_pool_end_with_their_job(tmp_path, monkeypatch):
-    def with_a_pool(command, _):
-        from joblib import Parallel, delayed
+@pytest.mark.parametrize("has_one", [False, True])
+def test_the_processes_of_a_pool_end_with_their_job(tmp_path, monkeypatch, has_one):
+    if has_one:  # that of whoever is copied is none of the copy's
+        assert Parallel(2)(delayed(abs)(i) for i in (-1, -2)) == [1, 2]
 
+    def with_a_pool(command, _):
         return sum(Parallel(2)(delayed(abs)(i) for i in (-1, -2)))
 
     server, ours = warm_server(tmp_path, monkeypatch, with_a_pool)

@@ -16,7 +16,7 @@ import nbformat
 from flowood_core.system import paths
 from flowood_core.system.files import write_atomically
 
-__all__ = ["LARGEST", "cleaned", "main"]
+__all__ = ["LARGEST", "cleaned", "main", "with_prose"]
 
 LARGEST = 1_500_000  # bytes of one notebook
 KEPT = ("kernelspec", "language_info")
@@ -39,6 +39,22 @@ def cleaned(notebook: Any, root: Path) -> Any:
             _check(cell, number)
             cell.outputs = [_told_from(o, root) for o in cell.outputs if not _is_noise(o)]
     return made
+
+
+def with_prose(ran: Any, source: Any) -> Any:
+    """The executed notebook with today's prose, where its code is today's to the letter; else as it ran.
+
+    Args:
+        ran: from `cleaned`. source: the notebook as committed, not executed.
+    """
+    own = [c for c in ran.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    if [c.cell_type for c in own] != [c.cell_type for c in source.cells]:
+        return ran
+    pairs = list(zip(own, source.cells, strict=True))
+    if all(a.source == b.source for a, b in pairs if a.cell_type == "code"):
+        for mine, today in pairs:
+            mine.source = today.source
+    return ran
 
 
 def _check(cell: Any, number: int) -> None:
@@ -73,10 +89,12 @@ def main(arguments: Sequence[str]) -> int:
     (folder / "executed").mkdir(exist_ok=True)
     for path in sorted((folder / "notebooks").glob("*.ipynb")):
         try:
-            text = nbformat.writes(cleaned(nbformat.read(path, 4), paths.repo_root()))
+            made = cleaned(nbformat.read(path, 4), paths.repo_root())
+            source = nbformat.read(paths.repo_root() / "notebooks" / path.name, 4)
         except ValueError as error:
             print(f"{path.name}: left out, {error}")
             continue
+        text = nbformat.writes(with_prose(made, source))
         if len(text) > LARGEST:
             raise ValueError(
                 f"expected at most {LARGEST:,} bytes, {path.name} has {len(text):,}: smaller figures"
