@@ -33,6 +33,7 @@ def _given(f: Facts) -> dict[str, Any]:
         "measured": lambda: f.measured,
         "judged": lambda: f.judged,
         "fig_6": lambda *of: _of_fig_6(f, *of),
+        "fig_6_range": lambda *of: _range_of_fig_6(f, *of),
         "rises": lambda *of: _rises(f, *of),
         "region": lambda *of: _region(f, *of),
         "text_complexity": lambda name: _text_complexity(f, name),
@@ -42,8 +43,21 @@ def _given(f: Facts) -> dict[str, Any]:
 
 def _of_fig_6(f: Facts, id: str, radius: float, score: str = "pz") -> float:
     """AUROC on SVHN by radius of the blur, mean over seeds."""
-    curve = f.table("fig_6").query("id == @id and ood == 'svhn' and radius == @radius and score == @score")
-    return curve["value"].item()
+    return _row_of_fig_6(f, id, radius, score)["value"]
+
+
+def _range_of_fig_6(f: Facts, id: str, radius: float, score: str = "pz") -> str:
+    """ "81.6–92.6": the same, seed by seed."""
+    row = _row_of_fig_6(f, id, radius, score)
+    return f"{row['lowest']:.1f}–{row['highest']:.1f}"
+
+
+def _row_of_fig_6(f: Facts, id: str, radius: float, score: str) -> Any:
+    return (
+        f.table("fig_6")
+        .query("id == @id and ood == 'svhn' and radius == @radius and score == @score")
+        .squeeze(axis=0)
+    )
 
 
 def _rises(f: Facts, quantity: str, statistic: str) -> str:
