@@ -266,7 +266,7 @@ r"""
 The blur is hard to see at this size, and yet it takes a quarter of the complexity. CCM shows where pieces of two pictures meet.
 
 ## Where the models look
-The published anomaly maps of one run each, over ID and real OOD pictures. The rows of a model share one scale, so the same colour is the same value in both.
+The published anomaly maps of one run each, over ID and real OOD pictures. Made anew, the rows of a model share one scale, which stands as a bar beside them. The committed figure is older, since the weights are not committed: it has no bar, and single cells set the scale of CS-Flow. FastFlow marks the OOD pictures more widely than the ID ones, and more so with outliers; it marks arms and edges too, not the lungs alone.
 """
 
 # %%

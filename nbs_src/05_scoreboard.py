@@ -65,8 +65,9 @@ parts = claims.frame(measured)
 sheet.save_table(parts, "claim_parts", "Every part of every claim with its effect, interval and sign")
 counted = parts[parts.apart == ""]
 fig, ax = figures.figure("wide", height=0.8 + 0.3 * counted.claim.nunique())
-titles = claims.printed().set_index("claim").title
-titles = found.set_index("claim").section + ": " + titles + ("; " + found.set_index("claim").setting).str.rstrip("; ")
+named = found.merge(claims.printed()[["claim", "title"]])
+titles = named.section + ": " + named.title + ("; " + named.setting).str.rstrip("; ")
+titles = dict(zip(named.claim, titles))
 figures.draw_signs(ax, counted.assign(row=counted.claim.map(titles)), row="row", sign="sign")
 sheet.save_figure(fig, "claims", "Parts of each claim: against, open, holding")
 

@@ -98,7 +98,10 @@ def likelihood_bias(frame: pd.DataFrame) -> list[Said]:
     before, after = (r[title] for title in benchmark_tables.TITLES.values())
     rose = after > before
     said: list[Said] = [
-        (True, "Here r is the correlation of C with log p(z), without and then with outliers; negative is the bias."),
+        (
+            True,
+            "Here r is the correlation of C with log p(z), without and then with outliers; negative is the bias.",
+        ),
     ]
     for part in r.index.unique("sets"):
         named = "; ".join(

@@ -52,7 +52,7 @@ def tests_a_claim(function: Callable[["Evidence"], Parts]) -> Callable[["Evidenc
 
 
 def printed() -> pd.DataFrame:
-    """The claims as rows: claim, section, sentence, wording (the paper's, ours), needs (all, some), test, unit, title."""
+    """The claims: claim, section, sentence, wording (the paper's, ours), needs (all, some), test, unit and title."""
     return pd.read_csv(paths.paper_root() / "claims.csv", keep_default_na=False)
 
 

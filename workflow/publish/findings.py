@@ -3,10 +3,12 @@
 `templates/findings.md` holds the sentences; `facts` says what they may name, and `facts.render` how.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from flowood_core.evidence import claims
+from flowood_core.intervals import Interval
 from workflow.publish import facts
 from workflow.publish.facts import Facts
 
@@ -34,6 +36,7 @@ def _given(f: Facts) -> dict[str, Any]:
         "judged": lambda: f.judged,
         "fig_6": lambda *of: _of_fig_6(f, *of),
         "fig_6_range": lambda *of: _range_of_fig_6(f, *of),
+        "minus": _minus,
         "rises": lambda *of: _rises(f, *of),
         "region": lambda *of: _region(f, *of),
         "text_complexity": lambda name: _text_complexity(f, name),
@@ -44,6 +47,13 @@ def _given(f: Facts) -> dict[str, Any]:
 def _of_fig_6(f: Facts, id: str, radius: float, score: str = "pz") -> float:
     """AUROC on SVHN by radius of the blur, mean over seeds."""
     return _row_of_fig_6(f, id, radius, score)["value"]
+
+
+def _minus(e: Interval) -> Interval:
+    """The same change, counted the other way."""
+    return dataclasses.replace(
+        e, value=-e.value, low=-e.high, high=-e.low, seeds=tuple(-seed for seed in e.seeds)
+    )
 
 
 def _range_of_fig_6(f: Facts, id: str, radius: float, score: str = "pz") -> str:

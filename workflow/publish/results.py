@@ -255,7 +255,9 @@ def battery_table(f: Facts) -> str:
 def _kinds(worst: str, is_trained: bool) -> str:
     """ "grey: 86*, median of 3 x 3: 90"; maximum likelihood has seen none, whatever the table marks."""
     found = re.findall(r"(\S.*?) (\d+)( \(not trained on\))?(?:, (?!nearest)|$)", worst)
-    return ", ".join(f"{kind}: {auroc}{'' if unseen or not is_trained else '*'}" for kind, auroc, unseen in found)
+    return ", ".join(
+        f"{kind}: {auroc}{'' if unseen or not is_trained else '*'}" for kind, auroc, unseen in found
+    )
 
 
 def levels_table(f: Facts) -> str:
