@@ -287,7 +287,8 @@ def hypothesis_1(at: Evidence) -> Parts:
     for row in table.itertuples():
         rho = -row.spearman_with_C
         name = ", ".join(filter(None, (row.id and label(row.id), row.method, row.side)))
-        found.append(Part(name, Interval(rho, -row.high, -row.low, (rho,))))
+        # the table has the interval over seeds, not their values: only how many there are counts here
+        found.append(Part(name, Interval(rho, -row.high, -row.low, (rho,) * int(row.n_seeds))))
     return found
 
 
