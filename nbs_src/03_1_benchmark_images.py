@@ -9,7 +9,7 @@
 # %% [markdown]
 r"""
 # 3.1 Benchmark images
-**Question.** Do synthetic outliers keep a flow from calling simple images likely?  **Answer.** Under profile `sample` and CIFAR, on iSUN surely by either score, and on SVHN surely by the full density; by eq. (4) three seeds differ too much to say by how much. Between the CIFAR sets nothing moves. Faces, under CIFAR-10 and by eq. (4), are found worse.
+**Question.** Do synthetic outliers keep a flow from calling simple images likely?  **Answer.** In profile `sample` the flows of CIFAR find the simpler SVHN better. By the full density $-\log p_{\mathcal X}$ that is sure; by eq. (4) every seed gains, but three seeds differ too much to be sure. $-C(\mathbf x)$ alone, without a flow, finds SVHN better still. iSUN, which is more complex than CIFAR, is surely found better by either score. Between the two CIFAR sets no change is sure. Faces, under CIFAR-10 and by eq. (4), are found worse.
 **Makes** Tables 2–3, Figs 3–4 · **reads** the runs of `train_one` (trains what is missing) · **time** 15 s when the runs exist; quick 4 min, sample hours, paper GPU-hours
 """
 
@@ -62,7 +62,7 @@ $$\mathcal S_{\mathrm{comp}}(\mathbf x) = \mathcal S_{\mathrm{nll}}(\mathbf x) -
 Beside them stand two things that the paper does not print. One is the score $-\log p_{\mathcal X}(\mathbf x)$ *with* the determinant, the quantity that eq. (2) and (3) train. The other is $-C(\mathbf x)$ alone, a detector without any flow.
 
 ## What the outliers move
-**Claim.** Training with CCM+Gaussian raises the AUROC. The gain is paired: the same seed, the same test images. A bracket is a 95 % interval over seeds and test draws; over test draws alone where there is one seed. Bold is the better training of the two, and a gain whose interval lies above zero.
+**Claim.** Training with CCM+Gaussian raises the AUROC. The gain is paired: the same seed, the same test images. A bracket is a 95 % interval over seeds and test draws; with one seed it is over test draws alone. In bold stand the better training of the two, and a gain whose interval lies above zero; such a gain is called *sure*.
 """
 
 # %%
@@ -87,7 +87,7 @@ for id_, pool in pools.items():
 # %% [markdown]
 r"""
 ## Every row
-Five trainings by five scores. `eq. (5)` subtracts $C$ per dimension: from nats with $p_{\mathcal Z}$, from bits with $p_{\mathcal X}$.
+Five trainings by five scores. Eq. (5) subtracts $C$, in bits per dimension, from a score per dimension: nats for $p_{\mathcal Z}$, bits for $p_{\mathcal X}$. The paper names no unit, and none that we tried gives its numbers (A4 of `DECISIONS.md`).
 """
 
 # %%
@@ -133,7 +133,7 @@ figures.read(*benchmark_readings.alone(rivals))
 # %% [markdown]
 r"""
 ## Beside the paper
-The printed Tables 2 and 3, ten rows each, joined with our runs on data set, method, score and metric. The printed rows score by eq. (4); a "+Complexity" row by eq. (5) on it. A cell that nobody ran says so; quick runs use other data and never fill one. *Agrees*: the printed number lies in our interval, whose half-width is at most five points, or within one point of ours. *Cannot tell*: it lies in a wider interval. *Higher*, *lower*: ours is, and the printed number lies outside.
+The printed Tables 2 and 3, ten rows each, joined with our runs on data set, method, score and metric. The printed rows score by eq. (4); a "+Complexity" row by eq. (5) on it. A cell that nobody ran says so; quick runs use other data and never fill one. *Agrees*: the printed number lies within one point of ours, or in our interval, and that interval reaches at most five points to either side. *Cannot tell*: the printed number lies in a wider interval. *Higher*, *lower*: ours is, and the printed number lies outside of its interval. A higher FPR95 is worse.
 """
 
 # %%
@@ -152,7 +152,7 @@ r"""
 ## Fig. 3: complexity and likelihood
 > Without outlier training, a clear bias emerges where lower complexity images tend to receive higher likelihoods. However, after incorporating synthetic OOD data during training, this bias is reduced.
 
-Each point is a test image, the first `n_figure` per set; the flows are those of the first seed. Two regressions are drawn, over all test images: of all sets (solid), and of ID and the sets simpler than it (dashed), which is what the sentence is about. What lies below the lower edge counts as lying on it, for else single sets would throw the line out of its frame.
+Each point is a test image, the first `n_figure` per set. The flows are those of the first seed; the table below has their slopes, and the scoreboard judges all seeds. Two regressions are drawn, over all test images: of all sets (solid), and of ID and the sets simpler than it (dashed), which is what the sentence is about. What lies below the lower edge is drawn on it as a triangle and counts as lying there. Else one set pushed far down would throw the line out of its frame.
 """
 
 # %%
@@ -198,7 +198,7 @@ r"""
 ## Fig. 4: the likelihood of ID data
 > The results indicate that the model retains its ability to appropriately represent the in-distribution data.
 
-The paper shows $p_{\mathcal Z}$, which leaves out the determinant. The cost of outlier training for the density itself is the second panel, in bits per dimension: higher is a worse model of ID data.
+The paper shows $p_{\mathcal Z}$, which leaves out the determinant: the left panel, where the two clouds hardly differ. The right panel shows the density itself, in bits per dimension: farther right is a worse model of ID data.
 """
 
 # %%
@@ -263,7 +263,7 @@ sheet.finish(runs=list(finished), provenance=next(iter(finished.values())).metri
 # %% [markdown]
 r"""
 ## Summary
-- The five trainings differ in one argument. The first table says which OOD sets the outliers help, by both readings of the score, and how surely.
+- The five trainings differ in one argument. The first table says which OOD sets the outliers help, by both scores, and how surely.
 - A "+Complexity" row is worth what it adds to the complexity-only row; on sets more complex than ID the term works against the score.
 - Not reproduced here: cells marked "not run"; they need the paper's data sets (`make reproduce PROFILE=sample` or `paper`). Next: `03_1_lipschitz`.
 """

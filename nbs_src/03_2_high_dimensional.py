@@ -10,7 +10,7 @@
 r"""
 # 3.2 High-dimensional images
 **Question.** Do synthetic outliers help flows on the features of a frozen network, where pixels are out of reach?
-**Answer.** Under profile `sample`: FastFlow yes on one of two data sets, CS-Flow no. On chest X-rays FastFlow gains on average with every kind of outliers, and for sure with blur and with CCM+Gaussian; on magnetic tiles no interval leaves zero. By its published score CS-Flow loses on average with every kind, on both sets. The backbone is a small SqueezeNet, so the levels are not the paper's.
+**Answer.** In profile `sample` they help FastFlow on one of two data sets, and not CS-Flow. On chest X-rays FastFlow gains on average with every kind of outliers, and for sure with blur and with CCM+Gaussian; on magnetic tiles every interval holds zero. By its published score CS-Flow loses on average with every kind, on both sets. There are 300 training pictures, three seeds and a small SqueezeNet as backbone, so no level is the paper's. On the X-rays $-C(\mathbf x)$ alone, without network or flow, lies above every row but the three of FastFlow with outliers.
 **Makes** Tables 5, 8, Fig. 9 · **reads** the runs of `train_one` (trains what is missing) · **time** 20 s when the runs exist; quick 1 min, sample 1.5 hours on one core, paper GPU-days
 """
 
@@ -266,7 +266,7 @@ r"""
 The blur is hard to see at this size, and yet it takes a quarter of the complexity. CCM shows where pieces of two pictures meet.
 
 ## Where the models look
-The published anomaly maps of one run each, over ID and real OOD pictures. The rows of a model share one scale, so the same colour is the same value in both.
+The published anomaly maps of one run each, over ID and real OOD pictures. Made anew, the rows of a model share one scale, which stands as a bar beside them. The committed figure is older, since the weights are not committed: it has no bar, and single cells set the scale of CS-Flow. FastFlow marks the OOD pictures more widely than the ID ones, and more so with outliers; it marks arms and edges too, not the lungs alone.
 """
 
 # %%
@@ -294,6 +294,6 @@ sheet.finish(
 r"""
 ## Summary
 - The rows of a model differ in one argument, the outliers. The first table says what each adds.
-- A level belongs to its backbone, which stands in the table of what was trained; on an untrained backbone no level means anything.
+- A level of AUROC belongs to its backbone, which stands in the table of what was trained. On an untrained backbone, as in profile `quick`, no level means anything.
 - Not reproduced here: cells marked "not run". They need the paper's pictures and backbones (`make reproduce PROFILE=paper`). Next: `03_3_text`.
 """

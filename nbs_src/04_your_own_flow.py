@@ -9,7 +9,7 @@
 # %% [markdown]
 r"""
 # 4 Your own flow, your own data
-**Question.** Does *your* flow take simple inputs for in-distribution ones, and what can be done about it?  **Answer.** Four calls: `bias_report`, `correct`, `bias_report` again, `Detector`.
+**Question.** Does *your* flow take simple inputs for in-distribution ones, and what can be done about it?  **Answer.** The flow of this page does. In profile `sample`, by $-\log p_{\mathcal X}$ it takes every simpler set for in-distribution; after the correction it finds all of them but the smooth crops. Four calls ask the same of yours: `bias_report`, `correct`, `bias_report` again, `Detector`.
 **Makes** a diagnosis before and after, a threshold, a saved detector, `scores.csv` for every test image, a page to send on · **reads** a folder of images, or nothing (embedded photographs) · **time** 2 min on one core
 
 With a folder of your own:
@@ -133,7 +133,7 @@ print(f.correction)
 # %% [markdown]
 r"""
 ## The diagnosis
-Left: complexity $C(\mathbf x)$ against $\log p_{\mathcal X}$. A line that falls is the bias: simpler is likelier. Right: the AUROC of each set by how much simpler (left of 0) or more complex it is; crosses are $-C$ alone, which uses no flow.
+Left: complexity $C(\mathbf x)$ against $\log p_{\mathcal X}$. A line that falls is the bias: simpler is likelier. Right: the AUROC of each set against the gap $\bar C_{\mathrm{OOD}} - \bar C_{\mathrm{ID}}$ of the mean complexities; left of 0 it is simpler than ID. Crosses are $-C$ alone, which uses no flow.
 """
 
 # %%
@@ -202,7 +202,7 @@ print(
 
 # %% [markdown]
 r"""
-**Reading.** What rises was simple and taken for ID; what falls paid for it. Where complexity alone does better than both, your OOD is that much simpler, and a flow is not needed to find it.
+**How to read it.** A set that rises was taken for ID before; one that falls pays for the correction. `complexity_only` is the AUROC of $-C$ alone. Where it beats both, complexity tells your OOD from ID, and no flow is needed to find it.
 
 ## The detector
 The threshold comes from held-out ID images, keeps the share `keep` of them, and stays apart from the model: `fit_threshold` moves it without training.
@@ -325,5 +325,5 @@ r"""
 ## Summary
 - A flow's bias is measured inside your data before anything is changed, beside the baseline that needs no flow.
 - The correction needs ID data only; whether it helped is a table with intervals, not a promise. Sets that were *more complex* than ID may lose.
-- The saved detector is a folder of two files without pickles: `Detector.load(folder).predict(images)`. Next: `app_c_mvtec`.
+- The saved detector is a folder of two files, numbers and text and no code: `Detector.load(folder).predict(images)`. Next: `app_c_mvtec`.
 """

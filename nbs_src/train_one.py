@@ -10,9 +10,9 @@
 r"""
 # One row of the grid
 
-**What it does.** Trains one flow and scores its test sets. The table notebooks collect what it left.
+**What it does.** It trains one flow and scores its test sets. A row is one training of a profile's grid; the notebooks of the tables collect what it left.
 **Makes** a run folder: `metrics.json`, `history.csv`, `scores.npz`, `model.safetensors` · **reads** the images, or texts, of the row: embedded ones, or those prepared by `make data`
-**Run it** with papermill, by the id of a row (`-r run_id photo-mle-s0-…`) or by its fields (`-r id photo -r method ccm_gaussian -p seed 1`). A run that is done is read, a killed one continues from its checkpoint.
+**Run it** with papermill, by the id of a row (`-r run_id photo-mle-s0-…`) or by its fields (`-r id photo -r method ccm_gaussian -p seed 1`). A run that is done is read, and a killed one continues from its checkpoint.
 **Time** 40 s in the quick profile on one core · hours for a row of the paper on a GPU. **Next:** `03_1_benchmark_images`.
 """
 
@@ -75,8 +75,8 @@ fig
 
 # %%
 from flowood_core.evidence import tables
+from flowood_core.notebook.labels import labelled
 
 frame = tables.collect([run]).query("metric == 'auroc'")
-figures.show_table(
-    tables.wide(frame, ["ood"], ["score"]), f"AUROC in percent with 95 % bootstrap interval, {spec.run_id}"
-)
+about = f"AUROC in percent, 95 % interval over test draws of this one run, {spec.run_id}"
+figures.show_table(labelled(tables.wide(frame, ["ood"], ["score"])), about)

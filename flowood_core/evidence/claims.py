@@ -52,7 +52,7 @@ def tests_a_claim(function: Callable[["Evidence"], Parts]) -> Callable[["Evidenc
 
 
 def printed() -> pd.DataFrame:
-    """The claims as rows: claim, section, sentence, wording (the paper's, ours), needs (all, some), test, unit."""
+    """The claims: claim, section, sentence, wording (the paper's, ours), needs (all, some), test, unit and title."""
     return pd.read_csv(paths.paper_root() / "claims.csv", keep_default_na=False)
 
 
@@ -287,7 +287,8 @@ def hypothesis_1(at: Evidence) -> Parts:
     for row in table.itertuples():
         rho = -row.spearman_with_C
         name = ", ".join(filter(None, (row.id and label(row.id), row.method, row.side)))
-        found.append(Part(name, Interval(rho, -row.high, -row.low, (rho,))))
+        # the table has the interval over seeds, not their values: only how many there are counts here
+        found.append(Part(name, Interval(rho, -row.high, -row.low, (rho,) * int(row.n_seeds))))
     return found
 
 

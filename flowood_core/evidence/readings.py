@@ -129,8 +129,8 @@ def feature_gains(counts: pd.DataFrame, deltas: pd.DataFrame) -> list[Said]:
         said.append((
             0 < up < n and down == 0 and len(clear) == 1,
             f"{name} gains with {up} of {n} rows for sure, all of them on "
-            f"{where.get(next(iter(clear), ''), 'one set')} ({c['most']:+.1f} at best). On the other set no interval "
-            "leaves zero. That is one data set at one size: not yet the paper's claim.",
+            f"{where.get(next(iter(clear), ''), 'one set')} ({c['most']:+.1f} at best). On the other set "
+            "every interval holds zero. That is one data set at one size: not yet the paper's claim.",
             f"{name}: {up} of {n} rows with outliers lie above their plain row with the whole interval, {down} below "
             f"({c['least']:+.1f} to {c['most']:+.1f} points).",
         ))  # fmt: skip

@@ -61,7 +61,7 @@ def _long_texts(value: pd.Series) -> list[Said]:
     return [
         (
             plain < 50,
-            f"Movie Reviews are missed: {plain:.1f} by −log p, below a coin, since longer texts are likelier.",
+            f"Movie Reviews are missed: {plain:.1f} by −log p, worse than a coin, since longer texts are likelier.",
         ),
         (
             plain < 50 < films[best] and lost > 0,
@@ -89,7 +89,7 @@ def ways(change: pd.DataFrame, rank: float) -> list[Said]:
             f"Among ID texts the longer is the likelier (rank correlation {rank:+.2f}).",
             f"Among ID texts length and likelihood have a rank correlation of {rank:+.2f}.",
         ),
-        (True, f"Points of AUROC added to −log p, mean over the rows; {'; '.join(words)}."),
+        (True, f"AUROC points that each score adds to −log p, mean over the rows. {'; '.join(words)}."),
         (
             len(films) > 0 and films.min() > 10 and change.drop(columns="movie_reviews").max(axis=None) < 0,
             "Looking both ways finds Movie Reviews and costs something on every other corpus.",

@@ -162,7 +162,8 @@ def draw_bias(
     ax.axvline(0, color="0.6", lw=0.8)
     for id_, part in cells.groupby("id", sort=False):
         marker = markers[id_]
-        ax.scatter([], [], marker=marker, color="0.4", s=25, label=f"ID: {names.get(id_, id_)}")
+        if len(markers) > 1:  # with one ID set its shape says nothing
+            ax.scatter([], [], marker=marker, color="0.4", s=25, label=f"ID: {names.get(id_, id_)}")
         for p in part.itertuples():
             reach = [[p.value - p.low], [p.high - p.value]] if np.isfinite(p.low) else None
             ax.errorbar(p.gap, p.value, reach, fmt=marker, ms=5.5, lw=1.2, color=colour(p.ood))
@@ -171,6 +172,12 @@ def draw_bias(
     ax.set(xlabel=r"$\bar{C}_{\mathrm{OOD}} - \bar{C}_{\mathrm{ID}}$ [bits/dim]", ylim=(-6, 106))
     ax.margins(x=0.12)
     return ax
+
+
+FAMILIES = {
+    "constant": "one colour", "nearest": "resampled, nearest", "resampled": "resampled, smooth",
+    "contrast": "less contrast", "posterised": "fewer levels", "jpeg": "JPEG", "colour": "less colour",
+}  # fmt: skip
 
 
 def draw_battery(
@@ -208,9 +215,9 @@ def draw_battery(
         ax.errorbar(getattr(p, complexity), p.auroc, reach, fmt="o", ms=5, lw=1, color=colour,
                     mfc=colour if p.seen else "white")  # fmt: skip
     for family in families:
-        ax.scatter([], [], marker="o", s=20, color=[colours[family]], label=family)
+        ax.scatter([], [], marker="o", s=20, color=[colours[family]], label=FAMILIES.get(family, family))
     ax.scatter([], [], marker="o", s=20, facecolors="white", edgecolors="0.4", label="kind not trained on")
-    ax.set(xlabel=r"$\bar{C}$ [bits/dim]", ylabel="AUROC [%]", ylim=(-4, 104))
+    ax.set(xlabel=r"mean complexity $\bar{C}$ of the kind [bits/dim]", ylabel="AUROC [%]", ylim=(-4, 104))
     return ax
 
 

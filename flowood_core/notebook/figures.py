@@ -4,6 +4,7 @@ The only room that knows matplotlib. `sheet` has what a notebook shows and leave
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ from flowood_core.notebook.bias_figures import (
     draw_scatter,
     draw_sides,
 )
-from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW
+from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW, labelled
 from flowood_core.notebook.reading import read
 from flowood_core.notebook.sheet import LABELS, Sheet, show_source, show_table
 
@@ -250,7 +251,7 @@ def draw_counts(ax: Axes, counts: pd.Series) -> Axes:
 
 
 def draw_signs(ax: Axes, parts: pd.DataFrame, *, row: str, sign: str) -> Axes:
-    """One bar per row of the frame's `row`: how many parts are against (left), open (grey) and hold (right).
+    """One bar per row of the frame's `row`: how many parts are against (left), hold (right), and are open (grey).
 
     Args:
         parts: one row per part; `sign` is -1, 0 or 1.
@@ -287,9 +288,13 @@ def draw_differences(
 
 
 def draw_heat(ax: Axes, frame: pd.DataFrame, *, label: str) -> Axes:
-    """A table of AUROCs as colours, white at chance, with the numbers in the cells; empty cells stay blank."""
+    """A table of AUROCs as colours, white at chance, with the numbers in the cells; empty cells stay blank.
+
+    Ids among its rows and columns are printed by their names, broken before "eq." and "with" to fit a column.
+    """
+    shown = labelled(frame).rename(columns=lambda name: re.sub(r",? (eq\. \(4\)|with )", r"\n\1", name))
     sns.heatmap(
-        frame, ax=ax, annot=True, fmt=".0f", cmap="PuOr_r", center=50, vmin=0, vmax=100, linewidths=1,
+        shown, ax=ax, annot=True, fmt=".0f", cmap="PuOr_r", center=50, vmin=0, vmax=100, linewidths=1,
         cbar_kws={"label": label}, annot_kws={"size": 8},
     )  # fmt: skip
     ax.set(xlabel="", ylabel="")

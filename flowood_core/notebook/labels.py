@@ -44,7 +44,7 @@ IMAGES = {
     "svhn": Label("SVHN", ORANGE),
     "lsun": Label("LSUN", PURPLE),
     "isun": Label("iSUN", RED),
-    "celeba": Label("CelebA", GREEN),
+    "celeba": Label("CelebA", BLACK),  # not that of the faces, beside which it may stand
     "scenes_tinyimagenet": Label("scenes (Tiny-ImageNet, not LSUN)", PURPLE),
     "faces_rmfd": Label("faces (RMFD, not CelebA)", GREEN),
 }

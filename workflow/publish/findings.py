@@ -3,10 +3,12 @@
 `templates/findings.md` holds the sentences; `facts` says what they may name, and `facts.render` how.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from flowood_core.evidence import claims
+from flowood_core.intervals import Interval
 from workflow.publish import facts
 from workflow.publish.facts import Facts
 
@@ -33,6 +35,8 @@ def _given(f: Facts) -> dict[str, Any]:
         "measured": lambda: f.measured,
         "judged": lambda: f.judged,
         "fig_6": lambda *of: _of_fig_6(f, *of),
+        "fig_6_range": lambda *of: _range_of_fig_6(f, *of),
+        "minus": _minus,
         "rises": lambda *of: _rises(f, *of),
         "region": lambda *of: _region(f, *of),
         "text_complexity": lambda name: _text_complexity(f, name),
@@ -42,8 +46,28 @@ def _given(f: Facts) -> dict[str, Any]:
 
 def _of_fig_6(f: Facts, id: str, radius: float, score: str = "pz") -> float:
     """AUROC on SVHN by radius of the blur, mean over seeds."""
-    curve = f.table("fig_6").query("id == @id and ood == 'svhn' and radius == @radius and score == @score")
-    return curve["value"].item()
+    return _row_of_fig_6(f, id, radius, score)["value"]
+
+
+def _minus(e: Interval) -> Interval:
+    """The same change, counted the other way."""
+    return dataclasses.replace(
+        e, value=-e.value, low=-e.high, high=-e.low, seeds=tuple(-seed for seed in e.seeds)
+    )
+
+
+def _range_of_fig_6(f: Facts, id: str, radius: float, score: str = "pz") -> str:
+    """ "81.6–92.6": the same, seed by seed."""
+    row = _row_of_fig_6(f, id, radius, score)
+    return f"{row['lowest']:.1f}–{row['highest']:.1f}"
+
+
+def _row_of_fig_6(f: Facts, id: str, radius: float, score: str) -> Any:
+    return (
+        f.table("fig_6")
+        .query("id == @id and ood == 'svhn' and radius == @radius and score == @score")
+        .squeeze(axis=0)
+    )
 
 
 def _rises(f: Facts, quantity: str, statistic: str) -> str:
