@@ -135,7 +135,7 @@ for line, id_ in zip(axes, ids):
         values = lipschitz_tables.joined(finished, measured, id_, quantity)
         figures.draw_histograms(ax, values, colours=colours, bins=30)
         ax.set(title=f"ID {datasets.LABELS.get(id_, id_)}", xlabel=symbol, ylabel="")
-axes[0, 0].legend(fontsize=7)
+figures.legend_below(axes[-1, 0], size=7, below=0.5)
 sheet.save_figure(fig, "table_4_distributions", "Distribution of the four norms over ID images, all seeds")
 
 # %% [markdown]
@@ -209,20 +209,7 @@ of_first = eq_1.loc[ids[0]].rename(index=datasets.LABELS)
 figures.show_table(of_first, f"Eq. (1), ID {datasets.LABELS.get(ids[0], ids[0])}, medians by set", "{:.3g}")
 
 # %%
-slack = (eq_1["left side"] / eq_1["M(x)"]).max()
-needed = eq_1["C_1, M(x)"]
-figures.read(
-    (slack < 0.01, f"The left side is at most {slack:.1e} of M(x), so eq. (1) does not force L to grow."),
-    (0.01 <= slack <= 1, f"The left side reaches {slack:.2g} of M(x), so L could not be much smaller."),
-    (
-        slack > 1,
-        f"The left side exceeds M(x) {slack:.2g} times: the local constant bounds nothing farther away.",
-    ),
-    (
-        True,
-        f"For M(x) to obey the right half, C_1 has to be {needed.min():.2g} to {needed.max():.2g} by set.",
-    ),
-)
+figures.read(*lipschitz_tables.reading_of_eq_1(eq_1))
 
 # %%
 sheet.finish(runs=list(measured))

@@ -12,6 +12,7 @@ from flowood_core.engine import compiled
 from flowood_core.evidence import tables
 from flowood_core.flow import dequantise
 from flowood_core.intervals import Sample
+from flowood_core.notebook.reading import Said
 from flowood_core.outliers.image import METHOD_LABELS
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "joined",
     "norms",
     "ratio",
+    "reading_of_eq_1",
     "rises",
     "summary",
     "table_4",
@@ -231,4 +233,22 @@ def eq_1_by_set(values: pd.DataFrame, d: int) -> pd.DataFrame:
     names = {"mass": "P(ball)", "left": "left side", "exp": "exp(C)"}
     return found.rename(columns=names)[
         ["C", "epsilon", "P(ball)", "left side", "M(x)", "exp(C)", "C_1, left side", "C_1, M(x)"]
+    ]
+
+
+def reading_of_eq_1(eq_1: pd.DataFrame) -> list[Said]:
+    """What `eq_1_by_set` says of both halves. The left side goes with 1 / L^2, so L has the root of its slack."""
+    slack, needed = (eq_1["left side"] / eq_1["M(x)"]).max(), eq_1["C_1, M(x)"]
+    spare = 1 / np.sqrt(slack)
+    return [
+        (
+            slack <= 1,
+            f"The left side is at most {slack:.2g} of M(x). L could be {spare:.2g} times smaller before eq. (1) "
+            "forbade it, so here eq. (1) does not force L to be as large as it is.",
+            f"The left side exceeds M(x) {slack:.2g} times: the local constant bounds nothing farther away.",
+        ),
+        (
+            True,
+            f"For M(x) to obey the right half, C_1 has to be {needed.min():.2g} to {needed.max():.2g} by set.",
+        ),
     ]

@@ -132,9 +132,13 @@ def show_figure(fig: Figure) -> None:
     plt.close(fig)
 
 
-def legend_below(ax: Axes, *, columns: int = 3, size: float = 6) -> None:
-    """The legend of one axis below it, where no point lies; its handles opaque, so that colours can be told apart."""
-    legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=columns, fontsize=size)
+def legend_below(ax: Axes, *, columns: int = 3, size: float = 6, below: float = 0.22) -> None:
+    """The legend of one axis below it, where no point lies; its handles opaque, so that colours can be told apart.
+
+    Args:
+        below: distance to the axis, in its heights.
+    """
+    legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, -below), ncols=columns, fontsize=size)
     for handle in legend.legend_handles:
         handle.set_alpha(1)
 

@@ -32,6 +32,15 @@ def test_eq_1_asks_more_of_a_flow_with_a_smaller_constant():
     )
     assert small["left side"] == pytest.approx(4 * large["left side"])
     assert small["C_1, M(x)"] == pytest.approx(300 / np.exp(5)) and 0 < small["P(ball)"] < 0.5
+    (left, *words), *_ = lipschitz_tables.reading_of_eq_1(pd.DataFrame([small, large]))
+    slack = small["left side"] / small["M(x)"]
+    assert left == (slack <= 1)
+    # L that many times smaller makes the left side M(x) itself
+    spare = 1 / np.sqrt(slack)
+    assert (
+        spare**2 * small["left side"] == pytest.approx(small["M(x)"])
+        and f"{spare:.2g} times smaller" in words[0]
+    )
 
 
 def frame():
