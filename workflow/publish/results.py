@@ -367,12 +367,12 @@ def headline(profile: str = facts.PROFILE) -> str:
     differ = n["higher"] + n["lower"]
     printed = sum(len(f.cells[f.cells["table"] == t]) for t in ("table_2", "table_3"))
     verdicts = (
-        f"CIFAR-10 as ID, AUROC in percent (the chance that an OOD image scores higher than an ID image; 50 is a coin), "
-        f"by −log p(z), eq. (4). Mean of {len(f.of('mle'))} seeds and [95 % interval over seeds and test draws]. CCM is "
-        f"CutPaste, CutMix or MixUp, Gaussian a blur; C(x) is the size of the image as lossless JPEG2000. "
-        f"{_trained(f, 'cifar10'):,} training images and {f.of('mle')[0].spec.epochs:g} epochs, not the paper's 50,000 "
-        f"and 500. Of the {printed} cells of Tables 2 and 3, {n['all']} were run: {n['agrees']} agree with the paper, "
-        f"{differ} differ, {n['cannot tell']} cannot be told yet."
+        f"CIFAR-10 as ID, AUROC in percent (the chance that an OOD image scores higher than an ID image; 50 is a "
+        f"coin), by −log p(z), eq. (4). Mean of {len(f.of('mle'))} seeds and [95 % interval over seeds and test "
+        f"draws]. CCM is CutPaste, CutMix or MixUp, Gaussian a blur; C(x) is the size of the image as lossless "
+        f"JPEG2000. {_trained(f, 'cifar10'):,} training images and {f.of('mle')[0].spec.epochs:g} epochs, not the "
+        f"paper's 50,000 and 500. Of the {printed} cells of Tables 2 and 3, {n['all']} were run: {n['agrees']} agree "
+        f"with the paper, {differ} differ, {n['cannot tell']} cannot be told yet."
     )
     return "\n\n".join([BEGIN, markdown(["", "paper", "ours"], rows), verdicts, END])
 
