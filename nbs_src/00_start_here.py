@@ -88,6 +88,8 @@ draw(corrected, axes[1], "CCM+Gaussian outliers")
 sheet.save_figure(
     fig, "start_bias_and_cure", "Log-likelihood of ID and OOD test images, before and after the correction"
 )
+
+# %%
 figures.read(
     *readings.bias_and_cure(*({s: run.arrays[s]["log_px"] for s in sets} for run in (mle, corrected)))
 )

@@ -341,7 +341,7 @@ if finished:
 
 # %% [markdown]
 r"""
-Cell by cell. *Agrees*: the printed number lies in our interval, whose half-width is at most five points, or within one point of ours. *Cannot tell*: it lies in a wider interval. *Higher*, *lower*: ours is, and the printed number lies outside.
+Cell by cell. *Agrees*: the printed number lies in our interval, whose half-width is at most five points, or outside it but within one point of ours. *Cannot tell*: it lies in a wider interval. *Higher*, *lower*: ours is, and the printed number lies outside.
 """
 
 # %%
