@@ -9,7 +9,7 @@
 # %% [markdown]
 r"""
 # 2.4 OOD scoring
-**Question.** How does a trained flow say "this does not belong here"?  **Answer.** By a score that is higher for OOD, and a threshold fitted on ID images that the flow was not trained on. A high AUROC of eq. (5) can be due to complexity alone, so $-C(\mathbf x)$ stands beside it: in profile `sample` it finds SVHN better than any score of this flow.
+**Question.** How does a trained flow say "this does not belong here"?  **Answer.** By a score that is higher for OOD, and a threshold fitted on ID images that the flow was not trained on. A high AUROC of eq. (5) can be due to complexity alone, so $-C(\mathbf x)$ stands beside it: in profile `sample` it finds SVHN as well as the best score of this flow does.
 **Makes** the scores of eq. (4)–(6) on one trained flow · **reads** one run of `train_one` · **time** 10 s when it exists
 """
 
