@@ -101,7 +101,7 @@ fig, axes = figures.figure("tall", rows=len(ids), columns=2, height=3.4 * len(id
 for ax, (id_, score) in zip(axes.flat, itertools.product(ids, symbols)):
     right = draw(ax, id_, score)
 entries = [a + b for a, b in zip(axes.flat[0].get_legend_handles_labels(), right.get_legend_handles_labels())]
-fig.legend(*entries, loc="outside lower center", ncols=len(entries[0]), fontsize=8)
+fig.legend(*entries, loc="outside upper center", ncols=len(entries[0]), fontsize=8)
 about = "AUROC by blur radius; grey: the complexity the blur leaves; dashed: MLE"
 sheet.save_figure(fig, "fig_6", f"{about}; hollow: single seeds, where there are two")
 

@@ -107,6 +107,17 @@ spread = ours.agg(mean="mean", lowest="min", highest="max").rename(index=dataset
 figures.show_table(
     spread, "AUROC of our choice by eq. (4), +Complexity by eq. (5): mean over seeds, lowest, highest seed"
 )
+
+# %% [markdown]
+r"""
+An effect is *sure* where its 95 % interval, over seeds and test draws, excludes zero.
+"""
+
+# %%
+sure = decisions.sure(both_scores).sort_values(["score", "ood"], ascending=[False, True], kind="stable")
+sure = sure.assign(choice=sure.code + "  " + sure.choice, gain=[f"{e:+.1f}" for e in sure.effect])
+sure = sure[["score", "ood", "choice", "of", "gain"]].set_index(["score", "ood"])
+figures.show_table(labelled(sure), "Effects that are sure, AUROC points", "{}")
 figures.read(*decisions.reading(both_scores))
 
 # %% [markdown]
@@ -152,6 +163,6 @@ r"""
 ## Summary
 - The unit inside the softplus (A1) is a hidden threshold: with pixels in 0..255 the penalty hardly acts; `02_3` shows why.
 - Readings of eq. (5) that bound $-\log p$ come nearer to the printed +Complexity rows than the printed equation does.
-- An effect is called sure where its interval excludes zero. With so many intervals, about one in twenty does so by chance.
+- With so many intervals a few exclude zero by chance: about one in twenty would, if no choice had any effect.
 - Not varied here: widths, learning rates, crops, and choices that only concern data sets. Next: `05_scoreboard`.
 """

@@ -128,11 +128,6 @@ def reading(effects_: pd.DataFrame) -> list[Said]:
         found = sure(of)
         name = str(text_of(score)).split(",")[-1].strip()
         said.append((True, f"By {name} {len(found)} of {len(of)} effects are sure."))
-        for ood, part in found.groupby("ood", sort=False):
-            moves = ", ".join(
-                f"{c} {e.value:+.1f}" for c, e in zip(part["code"], part["effect"], strict=True)
-            )
-            said.append((True, f"{text_of(ood)}: {moves}."))
         none = [str(text_of(o)) for o in dict.fromkeys(of["ood"]) if o not in set(found["ood"])]
         said.append((len(none) > 0, f"None on {', '.join(none)}."))
     by = effects_.set_index(["code", "ood", "score"])["effect"]

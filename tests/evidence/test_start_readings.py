@@ -49,8 +49,7 @@ def test_an_effect_is_sure_where_its_interval_excludes_zero_over_several_seeds()
     )
     assert decisions.sure(found)["ood"].tolist() == ["isun"]
     said = sentences(decisions.reading(found))
-    assert "By eq. (4) 1 of 3 effects are sure." in said and "iSUN: A1 -5.0." in said
-    assert "None on SVHN, digits." in said
+    assert "By eq. (4) 1 of 3 effects are sure. None on SVHN, digits." in said
 
 
 @pytest.mark.parametrize(("low", "is_said"), [(3.0, True), (-3.0, False)])
