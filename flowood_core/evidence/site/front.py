@@ -20,9 +20,9 @@ __all__ = ["FIGURE", "TITLE", "claims_listed", "first_pair", "front", "label", "
 TITLE = "Normalizing flows can call simple images likely. Synthetic outliers cure part of it."
 CLAIM = (
     "A flow trained on photographs can give simpler images, such as pictures of digits, a higher likelihood than "
-    "photographs it has not seen, and so miss them as out-of-distribution (OOD). Trained to give low likelihood also to "
-    "<em>outliers made from its own training images</em> (cut, mixed, blurred), it tells more of them apart, without "
-    "having seen any OOD image."
+    "photographs it has not seen, and so miss them as out-of-distribution (OOD). Trained to give low likelihood also "
+    "to <em>outliers made from its own training images</em> (cut, mixed, blurred), it tells more of them apart, "
+    "without having seen any OOD image."
 )
 HOW_TO_READ = (
     "How likely each set is to a flow trained on {id} (first row; the dashed line is its median). "
