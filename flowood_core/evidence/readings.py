@@ -39,10 +39,12 @@ def bias_and_cure(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarr
         ),
         (
             len(far) > 0,
-            f"Half of the images of {', '.join(str(text_of(s)) for s in far)} lie below 95 % of {text_of(first)}. The "
-            "other boxes still overlap widely: likelier or not, most of their images cannot be told from ID."
-            if len(far) < len(others)
-            else "",
+            f"With outliers half of the images of {', '.join(str(text_of(s)) for s in far)} lie below 95 % of "
+            f"{text_of(first)}."
+            + " Of every other set at least half would still pass there."
+            * (len(far) < len(others)),
+            f"With outliers at least half of the images of every set would still pass where 95 % of {text_of(first)} "
+            "do.",
         ),
     ]
 
