@@ -188,8 +188,8 @@ def _control(run: runs.Run) -> str:
     bits = [r.metrics["id"]["bpd"] for r in both]
     return (
         f"With the paper's CCM+Gaussian outliers the same flow, seed {spec.seed}, has mean AUROC {means[0]:.1f} over "
-        f"the sets above, against {means[1]:.1f} here, and {alone:.1f} over the simple images, against {ours:.1f}. ID "
-        f"images cost {bits[1]:.2f} bits per dimension, there {bits[0]:.2f}."
+        f"the sets above, against {means[1]:.1f} here, and {alone:.1f} over the kinds of the second table, against "
+        f"{ours:.1f}. ID images cost {bits[1]:.2f} bits per dimension, there {bits[0]:.2f}."
     )
 
 
