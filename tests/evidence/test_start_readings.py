@@ -40,7 +40,7 @@ def test_what_outliers_raise_and_lower_is_named_and_who_is_misled():
 
 def effects(*given: tuple[str, str, str, float, float, int]) -> pd.DataFrame:
     found = [(c, s, o, Interval((lo + hi) / 2, lo, hi, (0.0,) * n)) for c, s, o, lo, hi, n in given]
-    return pd.DataFrame(found, columns=["code", "score", "ood", "effect"])
+    return pd.DataFrame(found, columns=["code", "score", "ood", "effect"]).assign(of="CCM+Gaussian")
 
 
 def test_an_effect_is_sure_where_its_interval_excludes_zero_over_several_seeds():
