@@ -9,9 +9,9 @@
 # %% [markdown]
 r"""
 # Start here
-**Normalizing flows give simple images a higher likelihood than the data they were trained on**, and so miss simple out-of-distribution (OOD) inputs. The paper "Correcting the bias of normalizing flows by synthetic outliers for improving out-of-distribution detection" cures it with two things: outliers made from the training data (cut, mixed, blurred) and one more term in the loss, $\operatorname{softplus}(\log p(\mathbf x'))$.
+**A normalizing flow can give simpler images a higher likelihood than the data it was trained on**, and so miss them as out-of-distribution (OOD). The paper is called "Correcting the bias of normalizing flows by synthetic outliers for improving out-of-distribution detection". It proposes two things: outliers made from the training data (cut, mixed, blurred), and one more term in the loss, $\operatorname{softplus}(\log p(\mathbf x'))$.
 
-This page shows the whole idea on real photographs in a minute, and where everything else is.
+This page shows the whole idea on real photographs in a minute, what it gains and loses, and where everything else is.
 """
 
 # %% tags=["bootstrap"]
@@ -33,10 +33,11 @@ ood: Optional[list] = None  # None: the profile's OOD sets
 seed: int = 0
 
 # %%
-from flowood_core.evidence import claims, tables
+from flowood_core.evidence import claims, readings, tables
 from flowood_core import datasets, objective, runs
 from flowood_core.runs import grid
 from flowood_core.notebook import params, figures
+from flowood_core.notebook.labels import labelled
 from flowood_core.outliers import image as outliers
 
 P = params.check(globals(), notebook="00_start_here")
@@ -64,7 +65,7 @@ sheet.save_figure(fig, "start_data", "In-distribution images (first row) and OOD
 # %% [markdown]
 r"""
 ## The bias
-Left: a flow trained by maximum likelihood alone, eq. (2). A set to the right of the dashed line, the median of the images it was trained for, is *more* likely to this flow than those. Right: the same flow, trained with the outliers of the next section. Boxes are quartiles, whiskers 5 to 95 %. An arrow says that a set goes on beyond the left edge. All sets that the flows were tested on are shown, also those without a picture above.
+Left: a flow trained by maximum likelihood alone, eq. (2). A set to the right of the dashed line, the median of the images it was trained for, is *more* likely to this flow than those. Right: the same architecture, trained with the outliers of the next section. CCM stands for CutPaste, CutMix or MixUp, Gaussian for a blur. Boxes are quartiles with the median in white, whiskers 5 to 95 %; each panel has its own scale. An arrow says that a set goes on beyond the left edge. All sets that the flows were tested on are shown, also those without a picture above.
 """
 
 # %%
@@ -86,6 +87,11 @@ draw(mle, axes[0], "maximum likelihood")
 draw(corrected, axes[1], "CCM+Gaussian outliers")
 sheet.save_figure(
     fig, "start_bias_and_cure", "Log-likelihood of ID and OOD test images, before and after the correction"
+)
+
+# %%
+figures.read(
+    *readings.bias_and_cure(*({s: run.arrays[s]["log_px"] for s in sets} for run in (mle, corrected)))
 )
 
 # %% [markdown]
@@ -112,7 +118,7 @@ sheet.save_figure(fig, "start_outliers", "Synthetic outliers made from ID images
 
 # %% [markdown]
 r"""
-They enter the loss through eq. (3), $\mathcal L_{\mathrm{OOD}} = \log(1 + p_{\mathcal X}(\mathbf x'))$. These few lines are all there is to it:
+They enter the loss through eq. (3), $\mathcal L_{\mathrm{OOD}} = \log(1 + p_{\mathcal X}(\mathbf x'))$. These few lines are all there is to it. With `tau = 0` and `temperature = 1`, the defaults, they are eq. (3); `02_3` says what the two are for.
 """
 
 # %%
@@ -122,7 +128,7 @@ figures.show_source(objective.loss_total)
 # %% [markdown]
 r"""
 ## What it does
-AUROC in percent (50 is chance), with 95 % intervals over test draws, since these are two flows of one seed. A detector is *misled* where the whole interval lies below 50. `pz` is the paper's score, eq. (4); `px` is the full density. The last row uses no flow at all.
+AUROC in percent: the chance that an OOD image scores higher than an ID image; 50 is a coin. The intervals, 95 %, are over test draws alone, since these are two flows of one seed. A detector is *misled* where the whole interval lies below 50. The paper's score, eq. (4), is $-\log p_{\mathcal Z}(\mathbf z)$; the full density $-\log p_{\mathcal X}(\mathbf x)$ has the determinant too. The last row uses no flow at all.
 """
 
 # %%
@@ -133,44 +139,34 @@ frame = frame[(frame.score != "comp_only") | (frame.method == "mle")].replace(
 frame.loc[frame.score == "comp_only", "method"] = "complexity only"
 table = tables.wide(frame, ["score", "method"], ["ood"])
 sheet.save_table(table, "start_auroc", "AUROC without and with the correction", index=True)
-figures.show_table(table, f"ID = {datasets.LABELS.get(P.id, P.id)}")
+figures.show_table(labelled(table), f"ID = {datasets.LABELS.get(P.id, P.id)}")
 
 # %%
-cell = frame.set_index(["score", "ood", "method"])[["value", "high"]]
-
-
-def judged(score, ood, method):
-    value, high = cell.loc[(score, ood, method)]
-    return f"{value:.1f}" + (" (misled)" if high < 50 else "")
-
-
-for score, words in {"pz": "the paper's score, eq. (4)", "px": "the full density"}.items():
-    print(f"By {score}, {words}:")
-    for ood in frame.ood.unique():
-        before, after = (judged(score, ood, method) for method in ("MLE", "CCM+Gaussian"))
-        print(f"  {ood}: maximum likelihood {before}, corrected {after}")
+seeds = [runs.Run.read(grid.spec(P.profile, P.id, method="ccm_gaussian", seed=s)) for s in range(3)]
+by_seed = tables.collect([r for r in seeds if r is not None]).query("metric == 'auroc' and score == 'pz'")
+figures.read(*readings.what_it_does(frame, by_seed.replace({"ood": datasets.LABELS})))
 
 # %% [markdown]
 r"""
 ## What holds
-The paper's claims, each judged by what the runs of this profile measured; `05_scoreboard` has the effects and `FINDINGS.md` the reasons. A part of a claim holds where its 95 % interval lies above zero.
+The paper's claims, each judged by what the runs of this profile measured; `05_scoreboard` has the effects and `FINDINGS.md` the reasons. Effects are signed so that above zero agrees with the paper; a part of a claim holds where its whole 95 % interval does.
 """
 
 # %%
 verdicts = claims.evaluate(P.profile)[["section", "sentence", "verdict", "parts"]]
 sheet.save_table(verdicts, "start_claims", "The paper's claims with the verdicts of this profile's runs")
 figures.show_table(verdicts.set_index("section"), "Claims of the paper under this profile", "{}")
-print(verdicts.verdict.value_counts().to_dict())
+print(", ".join(f"{n} {word}" for word, n in verdicts.verdict.value_counts().items()))
 
 # %% [markdown]
 r"""
 ## Notation
 | paper | code | unit |
 |---|---|---|
-| $f: \mathbf x \mapsto \mathbf z$, $\log\lvert\det \partial\mathbf z/\partial\mathbf x\rvert$ | `flow(x)` returns `z, ladj` | nats |
+| $f: \mathbf x \mapsto \mathbf z$ (the flow), $\log\lvert\det \partial\mathbf z/\partial\mathbf x\rvert$ | `flow(x)` returns `z, ladj` | nats |
 | $\log p_{\mathcal Z}(\mathbf z)$, $\log p_{\mathcal X}(\mathbf x)$ | `log_pz`, `log_px = log_pz + ladj` | nats per sample, $\mathbf x \in [0,1]$ |
-| $C(\mathbf x)$ | `complexity.image_complexity(x)` | bits per dimension, $\mathbf x$ in bytes |
-| $\mathbf x'$ | `x_out`, from `outliers` | bytes |
+| $C(\mathbf x)$ (complexity) | `complexity.image_complexity(x)` | bits per dimension, $\mathbf x$ in bytes |
+| $\mathbf x'$ (an outlier) | `x_out`, from `outliers` | bytes |
 | $\mathcal L_{\mathrm{ID}}, \mathcal L_{\mathrm{OOD}}$ | `objective.loss_id`, `loss_ood`, `loss_total` | nats |
 | $\mathcal S_{\mathrm{nll}}, \mathcal S_{\mathrm{comp}}$, $h$ | `scores.score_nll`, `score_comp`, `Threshold` | higher = more OOD |
 
@@ -183,7 +179,7 @@ r"""
 | `02_4_ood_scoring` | eq. (4)–(6), thresholds |
 | `03_1_benchmark_images` | Tables 2 and 3, Figs 3 and 4 |
 | `03_1_lipschitz` | Table 4, Hypothesis 1 in numbers |
-| `03_1_beyond` | neighbours' scores on the same flows, our own variant |
+| `03_1_beyond` | other papers' scores on the same flows, our own variant |
 | `03_2_high_dimensional`, `app_c_mvtec` | Tables 5, 8 and 10, Fig. 9: FastFlow and CS-Flow |
 | `03_3_text` | Tables 6, 9 and 11 |
 | `04_your_own_flow` | diagnosis, correction and a detector for your data |
@@ -192,7 +188,7 @@ r"""
 | `05_scoreboard` | claim by claim, what was measured |
 | `train_one` | one row of the grid, for batch runs |
 
-Every notebook runs top to bottom as it is (`profile = "quick"`), takes parameters (`papermill notebooks/NAME.ipynb out.ipynb -p seed 1`, and `papermill --help-notebook` lists them), and prints what it could not do. `make reproduce` runs them all and binds the report. Next: `02_1_complexity_bias`.
+Every notebook runs top to bottom as it is (`profile = "quick"`) and prints what it could not do. It takes parameters: `papermill notebooks/NAME.ipynb out.ipynb -p seed 1`; `papermill --help-notebook` lists them. `make reproduce` runs them all and makes the pages. Next: `02_1_complexity_bias`.
 """
 
 # %%

@@ -10,8 +10,8 @@
 r"""
 # 2.1 Hypothesis and motivation: complexity and the bias
 **Question.** What makes an image simple, and does a flow trained on complex images take simple ones for its own?
-**Answer.** Simple means few bytes in a lossless JPEG2000 file. Whether OOD is the simpler or the more complex side decides how well it is found: in the paper's Table 1, and in profile `sample` on the paper's three sets by eq. (4), every more complex set is found better than any simpler one. That a simpler set is found worse than by a coin is true of SVHN under CIFAR-10 only.
-**Makes** Tables 1, 7 and 9, Fig. 5, and a figure of the bias · **reads** the MLE runs of `train_one` (trains what is missing) · **time** quick 20 s, and 40 s for each of its three runs that is missing
+**Answer.** Simple means few bytes in a lossless JPEG2000 file. In the paper's Table 1 every OOD set that is more complex than ID is found better than any simpler one. In profile `sample` that holds of the paper's sets by eq. (4), but of one more complex set against three simpler ones, by 3 points, with intervals that overlap. It holds neither by the full density nor of the other sets at hand. One simpler set is found worse than by a coin, SVHN under CIFAR-10: surely by the full density, by eq. (4) in the mean of three seeds.
+**Makes** Tables 1, 7 and 9, Fig. 5, and a figure of the bias · **reads** the maximum-likelihood (MLE) runs of `train_one` (trains what is missing) · **time** quick 20 s, and 40 s for each of its three runs that is missing
 """
 
 # %% tags=["bootstrap"]
@@ -66,7 +66,7 @@ r"""
 
 $$C(\mathbf x) = \frac{1}{d} L(\mathbf x)$$
 
-The paper compresses by JPEG2000 (section 3.1) and says no more. Table 7 says the rest: it fits Pillow's default encoder, file header included, no colour transform.
+The paper compresses by JPEG2000 (section 3.1) and says no more. Its Table 7 says the rest: the printed means fit Pillow's default encoder, file header included, no colour transform. So $d$ counts every channel of every pixel, and the unit of $C$ is bits per dimension.
 """
 
 # %%
@@ -91,7 +91,7 @@ complexity.codec_versions()
 
 # %% [markdown]
 r"""
-**What the bytes are.** The paper's file is the `container`. Without the boxes around it, it is the bare `codestream`. The `payload` is the container less that of a black image of the same shape. At 32 × 32 the header is a visible share of $C$, and noise costs more than the 8 bits it is stored in, so $C$ is no number of bits per pixel bounded by 8.
+**What the bytes are.** The paper's file is the `container`. Without the boxes around it, it is the bare `codestream`. The `payload` is the container less that of a black image of the same shape. At 32 × 32 the header is a visible share of $C$. Noise costs more than the 8 bits it is stored in, so 8 is no upper bound of $C$.
 """
 
 # %%
@@ -152,7 +152,7 @@ if missing:  # what to do about it says data/README.md
 
 # %% [markdown]
 r"""
-The table is the fingerprint of the data pipeline: a set whose mean is off was resized, blurred or encoded in another way. `reproduced` means that the printed mean lies within two standard errors of ours, plus half a unit of its last digit.
+The table is the fingerprint of the data pipeline: a set whose mean is off was resized, blurred or encoded in another way. `reproduced` means that the printed mean lies within two standard errors of ours, plus half a unit of its last digit. *blurred* is a Gaussian blur of the radius in the parameters, 1 in the paper.
 """
 
 # %%
@@ -259,7 +259,7 @@ print(f"With d = number of texts none costs less than {literal:,.0f}; Table 9 en
 # %% [markdown]
 r"""
 ## Table 9: the complexity of every corpus
-The whole split at hand, its texts in the order in which they are stored. `reproduced` allows one unit of the last printed digit. The paper says neither the order, nor which split and how many texts it took, so `texts` counts ours. Synthesized IMDb are the outliers that the runs of `03_3_text` trained on.
+The whole split at hand, its texts in the order in which they are stored. `reproduced` allows one unit of the last printed digit. The paper says neither the order, nor which split and how many texts it took, so `texts` counts ours. Synthesized IMDb are the outliers that the runs of `03_3_text` trained on. In profile `sample` IMDb and Movie Reviews agree. The other four do not: our outliers are simpler than IMDb, but by a fifth of what the paper prints.
 """
 
 # %%
@@ -316,7 +316,7 @@ r"""
 ## Table 1: the bias
 > Table 1 illustrates this phenomenon, showing that the detection performance improves when the complexity of the ID data is lower than that of the OOD data.
 
-Flows trained by maximum likelihood alone, each set against each other. The table is arranged as the paper prints it, from simple to complex: simpler OOD stands left of the diagonal. Below the printed numbers stand ours by eq. (4), by the full density $p_{\mathcal X}$, and $-C(\mathbf x)$ alone, which needs no flow.
+Flows trained by maximum likelihood alone, each set against each other. AUROC is the chance that an OOD image scores higher than an ID image; 50 is a coin. The table is arranged as the paper prints it, from simple to complex: simpler OOD stands left of the diagonal. Below the printed numbers stand ours: by eq. (4), $-\log p_{\mathcal Z}(\mathbf z)$; by the full density $p_{\mathcal X}$; and by $-C(\mathbf x)$ alone, which needs no flow. Intervals are over seeds and test draws. SVHN as ID is not run in profile `sample`, which has no training images of it.
 """
 
 # %%
@@ -341,7 +341,7 @@ if finished:
 
 # %% [markdown]
 r"""
-Cell by cell. *Agrees*: the printed number lies in our interval, whose half-width is at most five points, or within one point of ours. *Cannot tell*: it lies in a wider interval. *Higher*, *lower*: ours is, and the printed number lies outside.
+Cell by cell. *Agrees*: the printed number lies in our interval, whose half-width is at most five points, or outside it but within one point of ours. *Cannot tell*: it lies in a wider interval. *Higher*, *lower*: ours is, and the printed number lies outside.
 """
 
 # %%
@@ -356,7 +356,7 @@ figures.show_table(
 
 # %% [markdown]
 r"""
-The same as a picture. In the left panel the paper's six numbers stand over its own Table 7. If likelihood follows complexity, the points rise from the lower left to the upper right; below 50 a detector does worse than a coin.
+The same as a picture. In the left panel the paper's six numbers stand over its own Table 7. Bars are 95 % intervals over seeds and test draws; the paper prints none. If likelihood follows complexity, the points rise from the lower left to the upper right; below 50 a detector does worse than a coin. In ours they hardly rise: under iSUN (triangles) every set is simpler, and found.
 """
 
 # %%
@@ -375,7 +375,7 @@ sheet.save_figure(fig, "fig_bias", "AUROC of MLE flows against how much more com
 
 # %% [markdown]
 r"""
-Two statements are easily taken for one. Detection is *better* where OOD is the more complex side; and detection is *worse than chance* where OOD is the simpler side.
+Two statements are easily taken for one. Detection is *better* where OOD is the more complex side; and detection is *worse than chance* where OOD is the simpler side. A pair counts as worse than chance where its whole interval lies below 50; a printed number has none and counts by itself.
 """
 
 # %%
@@ -396,7 +396,7 @@ r"""
 ## Summary
 - $C(\mathbf x)$ is a property of an encoder and its options as much as of an image. Here it is the lossless JPEG2000 file of Pillow, checked pixel by pixel and against a second encoder, and Table 7 decides whether a data set is the paper's.
 - Text complexity is gzip bits per byte of a whole corpus in its own order; the definition as printed cannot give Table 9.
-- The bias is a rule about order (OOD more complex than ID is found better) and a failure (OOD simpler than ID found worse than by a coin). The figure says where each holds, and that $p_{\mathcal Z}$ and $p_{\mathcal X}$ need not agree.
+- The bias is a rule about order (OOD more complex than ID is found better) and a failure (OOD simpler than ID found worse than by a coin). They are two claims: the last table says where each holds, and that $p_{\mathcal Z}$ and $p_{\mathcal X}$ need not agree.
 
-Not reproduced here: what the tables call `not run` or `not available here` (the quick profile has none of the paper's data), and Table 8, whose sets belong to section 3.2. Hypothesis 1 is put to numbers in `03_1_lipschitz`. Next: `02_2_synthetic_outliers`.
+Not reproduced here: what the tables call `not run` or `not available here`, and Table 8, whose sets belong to section 3.2. The quick profile has none of the paper's data. Hypothesis 1 is put to numbers in `03_1_lipschitz`. Next: `02_2_synthetic_outliers`.
 """

@@ -10,8 +10,8 @@
 r"""
 # 2.3 Learning objective
 **Question.** How can the likelihood of outliers be pushed down without the loss running away?
-**Answer in one line.** Softplus damps the gradient by $p/(1+p)$, so an outlier is let go once its density is below 1, and that 1 is a threshold in the units of $\mathbf x$.
-**Makes** Figs 1 and 2, a table of the mass in the OOD regions · **reads** nothing · **time** quick 45 s, sample half an hour, paper half an hour, each on one core
+**Answer.** Softplus damps the gradient by $p/(1+p)$, so an outlier is let go once its density is below 1. That 1 is a threshold in the units of $\mathbf x$, whether or not anybody chose it.
+**Makes** Figs 1 and 2, a table of the mass in the OOD regions, eq. (1) in numbers · **reads** nothing · **time** on one core: quick 45 s, sample and paper half an hour
 """
 
 # %% tags=["bootstrap"]
@@ -106,7 +106,7 @@ r"""
 
 $$\mathcal L_{\mathrm{OOD}} = \mathrm{Softplus}(\log p_{\mathcal X}(\mathbf x')) = \log\bigl(1 + p_{\mathcal X}(\mathbf x')\bigr) \tag{3}$$
 
-The code carries two numbers more, $\tau$ and $T$; at their defaults 0 and 1 it is eq. (3), and the section after next is about them.
+The code carries two numbers more, $\tau$ (`tau`) and $T$ (`temperature`). At their defaults 0 and 1 it is eq. (3); the section on the hidden threshold is about them.
 """
 
 # %%
@@ -180,7 +180,7 @@ assert np.ptp(invariant["tau = -D log s"]) < 1e-5 and np.ptp(invariant["tau = 0"
 
 # %% [markdown]
 r"""
-For images the two common units are far apart. Take a CIFAR image at 3 bits per dimension, in pixels 0 … 255 and in pixels scaled to $[0, 1]$, and ask each member of the family how strongly it would push that image down. The neighbours of eq. (3) are members: a clamp or a mask is the hinge, $T = 0$, and binary cross-entropy on $\log p / T$ is softplus with a wide corner.
+For images the two common units are far apart. Take a CIFAR image at 3 bits per dimension, in pixels 0 … 255 and in pixels scaled to $[0, 1]$. How strongly would each member of the family push it down? The objectives of other papers are members: a clamp or a mask is the hinge, $T = 0$, and binary cross-entropy on $\log p / T$ is softplus with a wide corner.
 """
 
 # %%
@@ -222,7 +222,7 @@ assert torch.allclose(3 * cross_entropy, objective.penalty(log_p, temperature=3.
 
 # %% [markdown]
 r"""
-**Reading.** Clamp and mask have the gradient of the hinge, and cross-entropy on $\log p / T$ is softplus over $T$: the checks above compare them. On pixels 0 … 255 eq. (3) is exactly zero and so is its gradient: training would be maximum likelihood with fewer samples, and nobody would be told. On $[0, 1]$ every image is pushed at full strength until its density falls below 1. "No manual threshold" is true of the second scaling only, which is the one used throughout here.
+**Reading.** Clamp and mask have the gradient of the hinge, and cross-entropy on $\log p / T$ is softplus over $T$: the checks above compare them. On pixels 0 … 255 eq. (3) is exactly zero and so is its gradient: training would be maximum likelihood with fewer samples, without any warning. On $[0, 1]$ every image is pushed at full strength until its density falls below 1. "No manual threshold" is true of the second scaling only, which is the one used throughout here.
 
 ## One number balances the two terms
 > Instead of utilizing weights to balance the two loss function, we choose to adjust the random probability of generating outlier points during the data loading phase.
@@ -252,7 +252,7 @@ r"""
 **Reading.** The sum follows the probability, from nearly all of $\mathcal L_{\mathrm{ID}}$ to nearly all of $\mathcal L_{\mathrm{OOD}}$; the two means do not know it.
 
 ## Moons and circles
-Appendix A draws outliers of the moons uniformly from $(-0.5, 1.5)^2$, which covers a good part of the moons themselves, and outliers of the circles from the square $(-0.3, 0.3)^2$ in the middle and from the ring between radius 0.6 and 0.9. So the circles lie at 0.5 and 1, and one half of the outliers goes to each region here. An outlier is a callable of an ID sample, a partner and a generator; these use the samples for their number only.
+Appendix A draws outliers of the moons uniformly from $(-0.5, 1.5)^2$, which covers a good part of the moons themselves. Outliers of the circles come from the square $(-0.3, 0.3)^2$ in the middle and from the ring between radius 0.6 and 0.9. So the circles must lie at radius 0.5 and 1, and one half of the outliers goes to each region here. An outlier is a callable of an ID sample, a partner and a generator; these use the samples for their number only.
 """
 
 # %%
@@ -325,9 +325,9 @@ sheet.save_figure(fig, "fig_2", about)
 
 # %% [markdown]
 r"""
-Colours follow the square root of the density, so that thin bridges show, and both rows end at the peak density of the data themselves. Dots are ID samples, crosses outliers.
+Colours follow the square root of the density, so that thin bridges show, and both rows end at the peak density of the data themselves. Dots are ID samples, crosses outliers. Each panel is one training with one seed, so small differences between two panels may be those of two seeds.
 
-**In numbers.** The mass that each flow puts into the OOD regions of the paper's sentence, and beyond, where no outlier was drawn; the share of the data there; and what the outliers cost on ID samples that no flow has seen. The gaps are what lies further from both moons than three times the noise.
+**In numbers.** The table has the probability mass that each flow puts into the OOD regions of the paper's sentence, and "beyond", where no outlier was drawn. Beside it stands the share of the data there. The row "held-out ID" says what outliers cost on ID samples that no flow has seen. The gaps are what lies further from both moons than three times the noise, inside the square that outliers are drawn from.
 """
 
 
@@ -342,10 +342,10 @@ figures.read(*toy_tables.moved(table, "without", "with"), title="What outliers c
 
 # %% [markdown]
 r"""
-**Reading.** The paper says that with OOD samples the flow "assigns lower likelihoods to regions outside the distribution"; the lines above say where that is so in this run. The bridge between two parts of the data cannot vanish, because a flow maps one connected lump, the normal distribution, continuously; it can only become thinner. With half of each batch outliers, fewer ID samples are seen in the same number of steps.
+**Reading.** The paper says that with OOD samples the flow "assigns lower likelihoods to regions outside the distribution"; the lines above say where that is so in this run of one seed. In profile `sample`, of the regions where outliers are drawn, it is so in the middle of the circles alone. The bridge between two parts of the data cannot vanish, because a flow maps one connected lump, the normal distribution, continuously; it can only become thinner. With half of each batch outliers, fewer ID samples are seen in the same number of steps.
 
 ## The same figure with the threshold moved
-How hard does eq. (3) push here? At an ID sample the slope of eq. (2) is 1 in size, at an outlier that of eq. (3) is $p/(1+p)$. In these units the density of the data themselves peaks near 1 (the colour bars end there), so an outlier may lie below the threshold before it has been pushed at all. The table measures it, under the flows that were trained without.
+How hard does eq. (3) push here? At an ID sample the slope of eq. (2) is 1 in size, at an outlier that of eq. (3) is $p/(1+p)$. In these units the density of the data themselves peaks near 1, where the colour bars end. So an outlier may lie below the threshold before it has been pushed at all. The table measures it, under the flows that were trained without.
 """
 
 # %%
@@ -375,7 +375,7 @@ figures.read(*toy_tables.moved(table, "with", moved), title="What the moved thre
 
 # %% [markdown]
 r"""
-**Reading.** Moving the threshold is not tuning a weight: it says from which density on an outlier may be left alone. Mass that leaves one region has to go to another, and outliers speak only for the places where they are drawn: the row "beyond" and the log-likelihood of ID samples show whether there is a price.
+**Reading.** Moving the threshold is not tuning a weight: it says from which density on an outlier may be left alone. Mass that leaves one region has to go to another, and outliers speak only for the places where they are drawn. The row "beyond" and the log-likelihood of ID samples show the price.
 
 ## Eq. (1) on a trained flow
 > Fix a point $\mathbf z \in \mathcal A$ and choose a constant $\epsilon > 0$ such that the open ball $\mathcal B^{\epsilon}_{\mathbf z}$ … is contained within $\mathcal A$. … Then, the following inequality holds:
@@ -386,7 +386,7 @@ The paper expects that outliers raise $L_{\mathcal A}$, which lowers the left si
 
 $$\frac{\epsilon^2}{L^2}\bigl(1 - \mathbb P(\mathcal B_{\mathbf z}^{\epsilon})\bigr) \;\le\; M(\mathbf x) = \mathbb E\,\lVert\mathbf x' - \mathbf x\rVert^2$$
 
-What is left to claim is $M(\mathbf x) \le C_1\exp(C(\mathbf x))$. Here $\mathcal A$ is the image of the box, $L$ the largest singular value of the Jacobian of $f$ on the cells of its grid, and $\mathbf x'$ is drawn from the flow.
+What is left to claim is $M(\mathbf x) \le C_1\exp(C(\mathbf x))$. Here $\mathcal A$ is the image of the box, and $L$ the largest singular value of the Jacobian of $f$ on the cells of its grid. $\mathbf x'$ is no outlier in this section: it is drawn from the flow.
 """
 
 # %%
@@ -400,7 +400,7 @@ found = toy_tables.eq_1_of(flows, points, log_p, grids, ("without", "with"))
 
 # %% [markdown]
 r"""
-**Check.** The mass of the ball comes twice: by the noncentral $\chi^2$ distribution in $\mathcal Z$, and by summing the density over the cells of $\mathcal X$ whose latents lie outside the ball. They may differ by the mass beyond the box. And the first step holds at every point and every radius.
+**Check.** The mass of the ball comes twice. One way is the noncentral $\chi^2$ distribution in $\mathcal Z$; the other sums the density over the cells of $\mathcal X$ whose latents lie outside the ball. They may differ by the mass beyond the box. And the first step holds at every point and every radius.
 """
 
 # %%
@@ -442,7 +442,7 @@ r"""
 ## Summary
 - The gradient of eq. (3) is that of $\log p$ times $p/(1+p)$. The loss of an outlier is bounded below, and a flow stops working on it once its density is far below 1.
 - That 1 is a threshold, set by the unit of $\mathbf x$: on pixels 0 … 255 the loss is exactly zero, on $[0, 1]$ it pushes at full strength. Clamp, mask and cross-entropy with a temperature are the same function with other $\tau$ and $T$.
-- The probability of an outlier is a weight only if the loss of a batch is one sum. On moons and circles, the lines printed under the tables say whether eq. (3) as printed lowers or raises the mass in the OOD regions, and what a moved threshold does.
+- The probability of an outlier is a weight only if the loss of a batch is one sum. On moons and circles, the lines printed under the tables say whether eq. (3) as printed lowers or raises the mass in the OOD regions, and what a moved threshold does. One seed each.
 
 **Not reproduced.** The paper names neither the number of points, nor the noise, nor the range of its colours, so Fig. 2 is compared by what it shows. Gradients are clipped at norm 1 here, which the paper does not mention. The quick profile trains a narrower flow for fewer steps; `profile = "paper"` has the settings of Appendix A.
 

@@ -9,8 +9,8 @@
 # %% [markdown]
 r"""
 # E. Ours: which open choices matter
-**Question.** The paper leaves some choices open; how much would another reading have changed?  **Answer.** One factor at a time, seed against seed, in the figure below.
-**Makes** one figure and one table, not in the paper · **reads** the runs of `train_one` (trains what is missing) · **time** 10 s when the runs exist; quick 1 min, sample 1 h, paper GPU-hours
+**Question.** The paper leaves some choices open; how much would another reading have changed?  **Answer.** In profile `sample` two choices decide iSUN: pixels in 0..255 instead of 0..1 (A1), and real outliers without iSUN among them (A18), each cost about 28 points by eq. (4). On faces three choices (A2, A8, A13) surely gain more than 20 points by eq. (4). On SVHN no choice is sure by eq. (4), since the three seeds differ by 26 points.
+**Makes** a figure and tables of what each choice is worth, and of readings of eq. (5); none is in the paper · **reads** the runs of `train_one` (trains what is missing) · **time** 10 s when the runs exist; quick 1 min, sample 1 h, paper GPU-hours
 """
 
 # %% tags=["bootstrap"]
@@ -34,6 +34,7 @@ from flowood_core.evidence import complexity_term, decisions
 from flowood_core import datasets, runs
 from flowood_core.runs import grid
 from flowood_core.notebook import params, figures
+from flowood_core.notebook.labels import labelled
 
 P = params.check(globals(), notebook="app_e_open_choices")
 sheet = figures.start("app_e_open_choices", P)
@@ -49,7 +50,7 @@ print(f"{len(finished)} runs against {len(bases)}; {sheet.label}")
 # %% [markdown]
 r"""
 ## What was varied
-Each run differs from a row of Table 2, CCM+Gaussian or RO, in the choice named and in nothing else, and is compared with the run of the same seed. The codes are those of `DECISIONS.md`. Two choices concern the score alone and are free: A2 takes $-\log p_{\mathcal X}$ where eq. (4) prints $-\log p_{\mathcal Z}$; A4 takes eq. (5) literally, nats per sample less bits per dimension, where we take both per dimension. A1 has two alternatives, since $\log(1 + p)$ needs a unit: $\log p$ per dimension inside the softplus, or images scaled to 0..255, which moves every $\log p$ by $-D \ln 256$ and with it out of the reach of the penalty.
+Each run differs from a row of Table 2, CCM+Gaussian or RO, in the choice named and in nothing else, and is compared with the run of the same seed. The codes are those of `DECISIONS.md`. Two choices concern the score alone, and need no training. A2 takes $-\log p_{\mathcal X}$ where eq. (4) prints $-\log p_{\mathcal Z}$. A4 takes eq. (5) literally, nats per sample less bits per dimension, where we take both per dimension. A1 has two alternatives, since $\log(1 + p)$ needs a unit. One is $\log p$ per dimension inside the softplus. The other is images scaled to 0..255: in $D$ dimensions it moves every $\log p$ by $-D \ln 256$, and so out of the reach of the penalty.
 """
 
 # %%
@@ -72,60 +73,59 @@ figures.show_table(mean, about, formats)
 both = both_scores.assign(
     label=both_scores.code + "  " + both_scores.choice, shown=[f"{e:+.1f}" for e in both_scores.effect]
 )
-both = both.replace({"ood": datasets.LABELS}).pivot(
-    index=["label", "of", "score"], columns="ood", values="shown"
+both = both.replace({"ood": datasets.LABELS}).pivot_table(
+    index=["label", "of", "score"], columns="ood", values="shown", aggfunc="first", sort=False
 )
-sheet.save_table(both, "choices_both_scores", "The same with 95 % intervals, by both scores", index=True)
-figures.show_table(
-    both, "AUROC points gained, by −log p(z) and −log p(x), with 95 % intervals over seeds and test draws"
-)
+about = "AUROC points gained, by both scores, with 95 % intervals over seeds and test draws"
+sheet.save_table(both, "choices_both_scores", about, index=True)
+figures.show_table(labelled(both), about, folded=True)
+
+# %% [markdown]
+r"""
+In the figure a dot is a seed and a bar their mean, by eq. (4) (A4: by eq. (5)). Right of zero the other choice finds more.
+"""
 
 # %%
-fig, axes = figures.figure(
-    "wide",
-    columns=len(P.shown_ood),
-    height=1.2 + 0.34 * found.label.nunique(),
-    sharex=True,
-    sharey=True,
-    squeeze=False,
-)
+size = {"columns": len(P.shown_ood), "height": 1.5 + 0.34 * found.label.nunique()}
+fig, axes = figures.figure("wide", sharex=True, sharey=True, squeeze=False, **size)
 for ax, ood in zip(axes[0], P.shown_ood):
     figures.draw_differences(ax, found[found.ood == ood], row="label", colour=figures.colour_of(ood))
-    ax.set_title(datasets.LABELS.get(ood, ood).replace(" (", "\n("))
-    ax.set_xlabel("AUROC points")
-sheet.save_figure(
-    fig,
-    "choices",
-    "AUROC points gained (right) or lost (left) by the other choice; dots: seeds, bars: their mean",
+    ax.set_title(datasets.LABELS.get(ood, ood).replace(" (", "\n(").replace(", ", ",\n"), fontsize=8)
+    ax.tick_params(labelsize=8)
+fig.supxlabel("change of AUROC by the other choice [points]", fontsize=9)
+about = "AUROC points gained (right) or lost (left) by the other choice; dots: seeds, bars: their mean"
+sheet.save_figure(fig, "choices", about)
+
+# %% [markdown]
+r"""
+How far the seeds of our own choice lie from each other, for scale:
+"""
+
+# %%
+ours = found.drop_duplicates(["of", "ood", "seed"]).groupby(["of", "ood"], sort=False)["base"]
+spread = ours.agg(mean="mean", lowest="min", highest="max").rename(index=datasets.LABELS)
+figures.show_table(
+    spread, "AUROC of our choice by eq. (4), +Complexity by eq. (5): mean over seeds, lowest, highest seed"
 )
 
 # %% [markdown]
 r"""
-**Reading.** A choice matters where its dots lie on one side of zero and farther from it than seeds lie from each other. Ours differ this much between seeds:
+An effect is *sure* where its 95 % interval, over seeds and test draws, excludes zero.
 """
 
 # %%
-for (of, ood), part in found[found.ood.isin(P.shown_ood)].groupby(["of", "ood"], sort=False):
-    base = part.drop_duplicates("seed").base
-    print(
-        f"{of} on {datasets.LABELS.get(ood, ood)}: AUROC {base.mean():.1f}, seeds {base.min():.1f} to {base.max():.1f}"
-    )
-
-# %%
-for (label, ood), part in found[found.ood.isin(P.shown_ood)].groupby(["label", "ood"], sort=False):
-    low, high = part.difference.min(), part.difference.max()
-    if len(part) > 1 and low * high > 0:
-        word = "better" if low > 0 else "worse"
-        print(
-            f"{label}, {datasets.LABELS.get(ood, ood)}: {word} in all {len(part)} seeds, {low:+.1f} to {high:+.1f}"
-        )
+sure = decisions.sure(both_scores).sort_values(["score", "ood"], ascending=[False, True], kind="stable")
+sure = sure.assign(choice=sure.code + "  " + sure.choice, gain=[f"{e:+.1f}" for e in sure.effect])
+sure = sure[["score", "ood", "choice", "of", "gain"]].set_index(["score", "ood"])
+figures.show_table(labelled(sure), "Effects that are sure, AUROC points", "{}")
+figures.read(*decisions.reading(both_scores))
 
 # %% [markdown]
 r"""
 ## Which reading of eq. (5) gives the printed "+Complexity" rows? (A4)
-**Claim.** The paper prints +Complexity as misleading on iSUN for *every* training, 23 to 47. With both sides per dimension it misleads maximum likelihood and blur only: after CCM, or real outliers, $-\log p$ of iSUN lies so far above that of ID that no complexity can outweigh it.
+The paper prints +Complexity as misleading on iSUN for *every* training, with AUROCs of 21 to 47. With both sides per dimension it misleads maximum likelihood and blur only. After CCM, or real outliers, $-\log p$ of iSUN lies so far above that of ID that no complexity can outweigh it.
 
-So the likely ones are units, weights, clips and scales. Nothing is trained for them; they are computed from the scores of the runs of Table 2. The error is the mean over the printed cells of |ours − printed|, in points.
+So other units, clips, scales and weights are tried here. Nothing is trained for them: they are computed from the scores of the runs of Table 2. The error is the mean over the printed cells of |ours − printed|, in points. The nearest reading is picked by the printed cells themselves, so it is a hint at what the authors did, and no test of it.
 """
 
 # %%
@@ -133,32 +133,27 @@ figures.show_source(complexity_term.READINGS["both standardised on ID and OOD to
 
 # %%
 rows = [r for s in grid.rows(P.profile, "table_2") if (r := runs.Run.read(s)) is not None]
-for kind, symbol in {"pz": "log p_Z", "px": "log p_X"}.items():
+tried = {}
+for kind, symbol in {"pz": "log p(z)", "px": "log p(x)"}.items():
     scored = complexity_term.readings(rows, kind)
-    table = complexity_term.against_paper(scored)
-    sheet.save_table(
-        scored, f"complexity_term_{kind}", f"AUROC of readings of eq. (5) with {symbol}, every run of Table 2"
-    )
-    if len(table):
-        figures.show_table(table.set_index("reading"), f"Readings of eq. (5) with {symbol}, best first")
+    tried[symbol] = complexity_term.against_paper(scored)
+    about = f"AUROC of readings of eq. (5) with {symbol}, every run of Table 2"
+    sheet.save_table(scored, f"complexity_term_{kind}", about)
+    if len(tried[symbol]):
+        names = {"error": "error [points]", "n_cells": "cells", "isun_lowest": "iSUN, lowest row",
+                 "isun_highest": "iSUN, highest row"}  # fmt: skip
+        shown = tried[symbol].set_index("reading").rename(columns=names)
+        formats = dict.fromkeys(shown, "{:.1f}") | {"cells": "{:.0f}"}
+        figures.show_table(shown, f"Readings of eq. (5) with {symbol} against the paper, best first", formats)
+figures.read(*complexity_term.reading(tried))
 
 # %%
 weights = complexity_term.weights(rows)
 sheet.save_table(weights, "complexity_weight", "AUROC of eq. (5) by the weight of C, every run of Table 2")
+weights["weight"] = weights["weight"].map("{:g}".format)
 by_weight = weights.pivot_table(index=["id", "method"], columns=["ood", "weight"], values="value", sort=False)
-figures.show_table(
-    by_weight,
-    "AUROC by the weight of C in eq. (5), mean over seeds",
-    dict.fromkeys(by_weight.columns, "{:.0f}"),
-)
-
-# %%
-if len(table):
-    best, plain = table.iloc[0], table[table.reading.str.contains("as we read it")].iloc[0]
-    print(f"Nearest to the paper: {best.reading}; off by {best.error:.1f} points where eq. (5) as printed is off by "
-          f"{plain.error:.1f}. On iSUN it gives {best.isun_lowest:.0f} to {best.isun_highest:.0f}, the paper 23 to 47.")  # fmt: skip
-else:
-    print("no printed cell was run under this profile")
+about = "AUROC by the weight of C in eq. (5), −log p(z), mean over seeds: 1 is the paper's"
+figures.show_table(labelled(by_weight), about, "{:.0f}", folded=True)
 
 # %%
 sheet.finish(runs=[r.spec.run_id for r in finished])
@@ -167,6 +162,7 @@ sheet.finish(runs=[r.spec.run_id for r in finished])
 r"""
 ## Summary
 - The unit inside the softplus (A1) is a hidden threshold: with pixels in 0..255 the penalty hardly acts; `02_3` shows why.
-- Where a list above is empty, this profile has too few seeds or images to tell.
+- Readings of eq. (5) that bound $-\log p$ come nearer to the printed +Complexity rows than the printed equation does.
+- With so many intervals a few exclude zero by chance: about one in twenty would, if no choice had any effect.
 - Not varied here: widths, learning rates, crops, and choices that only concern data sets. Next: `05_scoreboard`.
 """

@@ -9,7 +9,7 @@ from flowood_core.evidence import tables
 from flowood_core.outliers.image import gaussian_blur
 from flowood_core.runs import Run
 
-__all__ = ["against", "complexity_left", "cost", "curve", "level", "of_every_seed"]
+__all__ = ["against", "by_seed", "complexity_left", "cost", "curve", "level", "of_every_seed"]
 
 
 def complexity_left(ids: Iterable[str], radii: Sequence[float], n: int) -> pd.DataFrame:
@@ -38,11 +38,19 @@ def curve(finished: Sequence[Run], left: pd.DataFrame) -> pd.DataFrame:
         finished: from `of_every_seed`.
         left: from `complexity_left`.
     """
+    found = tables.over_seeds(_collected(finished), ["id", "ood", "score", "radius"])
+    return found.assign(complexity=[left.at[r, i] for i, r in zip(found["id"], found["radius"], strict=True)])
+
+
+def by_seed(finished: Sequence[Run]) -> pd.DataFrame:
+    """What the points of Fig. 6 are means of: id, ood, score, radius, seed, value, a row per run and set."""
+    return _collected(finished)[["id", "ood", "score", "radius", "seed", "value"]].reset_index(drop=True)
+
+
+def _collected(finished: Sequence[Run]) -> pd.DataFrame:
     collected = tables.collect(finished)
     collected["radius"] = collected["run_id"].map({r.spec.run_id: r.spec.blur_radius for r in finished})
-    shown = collected[(collected["metric"] == "auroc") & collected["score"].isin(["pz", "px"])]
-    found = tables.over_seeds(shown, ["id", "ood", "score", "radius"])
-    return found.assign(complexity=[left.at[r, i] for i, r in zip(found["id"], found["radius"], strict=True)])
+    return collected[(collected["metric"] == "auroc") & collected["score"].isin(["pz", "px"])]
 
 
 def level(runs: Iterable[Run]) -> Mapping[tuple[str, str, str], float]:

@@ -173,7 +173,7 @@ def sides(panels: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     Returns:
         Columns panel, sets ("the paper's" three, or "all" at hand where there are more), simpler_low, simpler_high,
-        harder_low, harder_high (AUROC, percent), n_simpler, below_chance.
+        harder_low, harder_high (AUROC, percent), n_simpler, below_chance: how many with the whole interval.
     """
     rows = []
     for panel, cells in panels.items():
@@ -185,6 +185,7 @@ def sides(panels: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _sides(cells: pd.DataFrame) -> tuple[float, float, float, float, int, int]:
-    simpler, harder = (cells.loc[cells["gap"] * side > 0, "value"].astype(float) for side in (-1, 1))
-    ends = simpler.min(), simpler.max(), harder.min(), harder.max()
-    return *ends, len(simpler), int((simpler < 50).sum())
+    simpler, harder = (cells[cells["gap"] * side > 0] for side in (-1, 1))
+    ends = [v for of in (simpler, harder) for v in of["value"].astype(float).agg(["min", "max"])]
+    surely = simpler["high"].astype(float).fillna(simpler["value"].astype(float)) < 50
+    return *ends, len(simpler), int(surely.sum())

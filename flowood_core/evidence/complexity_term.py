@@ -1,6 +1,6 @@
 """Eq. (5) read in other ways: which unit, weight, clip or scale gives the paper's "+Complexity" rows (A4)?
 
-The paper prints +Complexity as misleading on iSUN for every training (23 to 47), and as good on SVHN. Eq. (5) with
+The paper prints +Complexity as misleading on iSUN for every training (21 to 47), and as good on SVHN. Eq. (5) with
 both sides per dimension gives the second but not the first: after training with outliers -log p of iSUN lies so far
 above that of ID images that no complexity can outweigh it. The readings here are computed from the scores of
 finished runs; nothing is trained. They see test OOD sets by their purpose, and choose nothing.
@@ -13,9 +13,10 @@ import pandas as pd
 
 from flowood_core import metrics
 from flowood_core.evidence import tables
+from flowood_core.notebook.reading import Said
 from flowood_core.runs import Run
 
-__all__ = ["READINGS", "WEIGHTS", "against_paper", "readings", "weights"]
+__all__ = ["READINGS", "WEIGHTS", "against_paper", "reading", "readings", "weights"]
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 Arrays = Mapping[str, np.ndarray]
@@ -125,6 +126,38 @@ def against_paper(found: pd.DataFrame, table: str = "table_2") -> pd.DataFrame:
         rows.append([reading, (of["value"] - of["paper"]).abs().mean(), len(of), isun.min(), isun.max()])
     columns = ["reading", "error", "n_cells", "isun_lowest", "isun_highest"]
     return pd.DataFrame(rows, columns=columns).sort_values("error", ignore_index=True)
+
+
+def reading(tried: Mapping[str, pd.DataFrame], table: str = "table_2") -> list[Said]:
+    """Which reading comes nearest, in sentences.
+
+    Args:
+        tried: rows of `against_paper` by the name of the density.
+    """
+    both = pd.concat({name: of for name, of in tried.items() if len(of)} or {"": pd.DataFrame()})
+    if both.empty:
+        return [(True, "No printed cell was run under this profile.")]
+    printed = tables.printed(table).query("score == 'comp' and metric == 'auroc' and ood == 'isun'")["paper"]
+    best, ours = [], []
+    for name, of in tried.items():
+        first, plain = of.iloc[0], of[of["reading"].str.contains("as we read it")].iloc[0]
+        best.append(f"with {name} “{first['reading']}”, off by {first['error']:.1f} points")
+        ours.append(f"{plain['error']:.1f}")
+    inside = both[both["isun_lowest"].ge(printed.min() - 5) & both["isun_highest"].le(printed.max() + 5)]
+    named = "; ".join(f"“{r}” with {name}" for (name, _), r in inside["reading"].items())
+    return [
+        (
+            True,
+            f"Nearest to the paper: {'; '.join(best)}. Eq. (5) per dimension is off by {' and '.join(ours)}.",
+        ),
+        (
+            len(inside) > 0,
+            f"All rows of iSUN lie within five points of the printed range, {printed.min():.0f} to "
+            f"{printed.max():.0f}, by: {named}.",
+            f"No reading puts all rows of iSUN within five points of the printed range, {printed.min():.0f} to "
+            f"{printed.max():.0f}.",
+        ),
+    ]
 
 
 def _scored(runs: Iterable[Run], kind: str, ways: Mapping[object, Read]) -> pd.DataFrame:

@@ -12,11 +12,21 @@ import pandas as pd
 from flowood_core import datasets, intervals, runs
 from flowood_core.evidence import tables
 from flowood_core.intervals import Sample
+from flowood_core.notebook.labels import text_of
 from flowood_core.notebook.reading import Said
 from flowood_core.outliers.image import METHOD_LABELS
 from flowood_core.runs import grid
 
-__all__ = ["Choice", "describe", "effects", "over_probability", "over_seeds", "reading_of_probability"]
+__all__ = [
+    "Choice",
+    "describe",
+    "effects",
+    "over_probability",
+    "over_seeds",
+    "reading",
+    "reading_of_probability",
+    "sure",
+]
 
 TRAINED = "table_2"  # its rows are the bases
 Finished = Callable[[str, str], list[runs.Run]]  # profile, table
@@ -116,6 +126,37 @@ def over_seeds(found: pd.DataFrame) -> pd.DataFrame:
         bpd = intervals.over([Sample(v) for v in group["bpd"]])
         rows.append(dict(zip(keys, key, strict=True)) | {"effect": effect, "bpd": bpd})
     return pd.DataFrame(rows, columns=[*keys, "effect", "bpd"])
+
+
+def sure(effects_: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `over_seeds` whose interval, over several seeds, excludes zero."""
+    return effects_[[len(e.seeds) > 1 and (e.low > 0 or e.high < 0) for e in effects_["effect"]]]
+
+
+def reading(effects_: pd.DataFrame) -> list[Said]:
+    """What `over_seeds` found, in sentences; each for both scores apart."""
+    said: list[Said] = []
+    for score, of in effects_.groupby("score", sort=False):
+        found = sure(of)
+        name = str(text_of(score)).split(",")[-1].strip()
+        said.append((True, f"By {name} {len(found)} of {len(of)} effects are sure."))
+        none = [str(text_of(o)) for o in dict.fromkeys(of["ood"]) if o not in set(found["ood"])]
+        said.append((len(none) > 0, f"None on {', '.join(none)}."))
+    own = effects_[effects_["of"] == METHOD_LABELS["ccm_gaussian"]]
+    by = own.drop_duplicates(["code", "ood", "score"]).set_index(["code", "ood", "score"])["effect"]
+    faces = [(c, "faces_rmfd", "pz") for c in ("A2", "A8", "A13")]
+    squeezed = ("A7", "faces_rmfd", "px")
+    return [
+        *said,
+        (
+            all(k in by.index and by[k].low > 0 for k in faces),
+            "So what CCM+Gaussian outliers cost on faces by eq. (4) hangs on choices that the paper leaves open.",
+        ),
+        (
+            squeezed in by.index and by[squeezed].high < 0,
+            "The squeeze (A7) is no gain everywhere: by −log p(x) faces surely lose.",
+        ),
+    ]
 
 
 def over_probability(profile: str, finished: Finished = grid.finished) -> pd.DataFrame:

@@ -213,27 +213,39 @@ def heat_bar(fig: Figure, axes: Any, ends: tuple[float, float], *, label: str) -
 
 
 def draw_curve(
-    ax: Axes, points: pd.DataFrame, *, x: str, colour: str, label: str, level: float | None = None
+    ax: Axes,
+    points: pd.DataFrame,
+    *,
+    x: str,
+    colour: str,
+    label: str,
+    level: float | None = None,
+    each: pd.DataFrame | None = None,
 ) -> Axes:
     """Fig. 6: value with its interval against a column, and a dashed level to compare with.
 
     Args:
         points: columns `x`, value, low, high (nan where there is no interval), in the order to join.
+        each: columns `x` and value, a row per seed. Where a point has several they are drawn in place of its
+            interval: over two seeds that is too wide to be seen in the same frame.
     """
     reach = np.stack([points["value"] - points["low"], points["high"] - points["value"]])
+    bars = np.nan_to_num(reach).clip(0)
+    if each is not None and each[x].duplicated().any():
+        bars = None
+        ax.plot(each[x], each["value"], "o", ms=3.5, mfc="white", mec=colour, mew=0.9, zorder=3)
     ax.errorbar(
-        points[x], points["value"], np.nan_to_num(reach).clip(0), fmt="o-", ms=4, lw=1.4, capsize=2,
-        color=colour, label=label,
-    )  # fmt: skip
+        points[x], points["value"], bars, fmt="o-", ms=4, lw=1.4, capsize=2, color=colour, label=label
+    )
     if level is not None:
-        ax.axhline(level, color=colour, lw=1, ls="--")
+        ax.axhline(level, color=colour, lw=1, ls="--", label=f"{label}, without outliers")
     return ax
 
 
 def second_axis(ax: Axes, x: Sequence[float], values: Sequence[float], *, label: str) -> Axes:
     """A second quantity over the same x, in grey on the right, behind the first."""
     right = ax.twinx()
-    right.plot(x, values, "s:", ms=3, lw=1, color="0.6", zorder=0)
+    right.plot(x, values, "s:", ms=3, lw=1, color="0.6", zorder=0, label=label.partition(" [")[0])
     right.set_ylabel(label, color="0.45")
     right.tick_params(axis="y", colors="0.45")
     right.spines["right"].set_visible(True)

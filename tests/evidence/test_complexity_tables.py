@@ -70,12 +70,20 @@ def test_table_1_has_every_set_as_row_and_column():
 def test_the_bias_is_read_by_its_two_sides():
     cells = pd.DataFrame(
         {"id": ["cifar10", "cifar10"], "ood": ["svhn", "isun"], "gap": [-1.7, 1.4], "value": [44.0, 71.0]}
+    ).assign(high=np.nan)
+    ours = cells.assign(high=[48.0, 75.0])
+    table = complexity_tables.sides(
+        {"paper": cells, "pz": ours, "px": ours.assign(value=[60.0, 55.0], high=70.0)}
     )
-    table = complexity_tables.sides({"paper": cells, "pz": cells, "px": cells.assign(value=[60.0, 55.0])})
     assert table[["simpler_high", "harder_low", "below_chance"]].iloc[0].tolist() == [44.0, 71.0, 1]
     said = sentences(readings.bias(table))
     assert "ours keep that order by eq. (4), and do not by the full density" in said
-    assert "in 1 of our 2" in said
+    assert "surely so in 1 of our 2" in said
+
+
+def test_an_interval_that_holds_50_is_not_worse_than_a_coin():
+    cells = pd.DataFrame({"id": ["cifar10"], "ood": ["svhn"], "gap": [-1.7], "value": [44.5], "high": [62.7]})
+    assert complexity_tables.sides({"pz": cells})["below_chance"].tolist() == [0]
 
 
 @pytest.mark.parametrize(("isun", "is_said"), [(8.1, True), (7.0, False)])

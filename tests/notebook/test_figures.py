@@ -123,6 +123,19 @@ def test_the_line_of_fig_3_stays_in_its_frame_and_the_simpler_sets_have_their_ow
     assert np.diff(solid.get_ydata()) < 0 < np.diff(dashed.get_ydata()) and dashed.get_linestyle() == "--"
 
 
+def test_two_seeds_are_drawn_in_place_of_their_interval_and_one_keeps_its_bar():
+    points = pd.DataFrame(
+        {"radius": [1, 2], "value": [70.0, 60.0], "low": [0.0, 0.0], "high": [100.0, 100.0]}
+    )
+    two = pd.DataFrame({"radius": [1, 2, 1, 2], "value": [60.0, 50.0, 80.0, 70.0]})
+    _, (left, right) = figures.figure("wide", columns=2)
+    figures.draw_curve(left, points, x="radius", colour="k", label="SVHN", level=50.0, each=two)
+    figures.draw_curve(right, points, x="radius", colour="k", label="SVHN", each=two[:2])
+    assert not left.collections and right.collections  # error bars
+    assert sorted(left.lines[0].get_ydata()) == [50.0, 60.0, 70.0, 80.0]
+    assert "SVHN, without outliers" in left.get_legend_handles_labels()[1]
+
+
 def test_a_curve_over_epochs_has_a_line_for_each_set():
     rows = [(e, o, v, v - 1, v + 1) for e, v in ((1, 40.0), (10, 60.0)) for o in ("svhn", "isun")]
     _, ax = figures.figure()

@@ -17,17 +17,17 @@ from flowood_core.system import paths, profiles
 
 __all__ = ["FIGURE", "TITLE", "claims_listed", "first_pair", "front", "label", "runs_section"]
 
-TITLE = "Normalizing flows call simple images likely. Synthetic outliers cure part of it."
+TITLE = "Normalizing flows can call simple images likely. Synthetic outliers cure part of it."
 CLAIM = (
-    "A flow trained on photographs gives a blurred photograph or a digit a higher likelihood than the photographs "
-    "themselves, so it misses simple out-of-distribution (OOD) images. Trained to give low likelihood also to "
-    "<em>outliers made from its own training images</em> (cut, mixed, blurred), it tells many of them apart, without "
-    "having seen any OOD image."
+    "A flow trained on photographs can give simpler images, such as pictures of digits, a higher likelihood than "
+    "photographs it has not seen, and so miss them as out-of-distribution (OOD). Trained to give low likelihood also "
+    "to <em>outliers made from its own training images</em> (cut, mixed, blurred), it tells more of them apart, "
+    "without having seen any OOD image."
 )
 HOW_TO_READ = (
     "How likely each set is to a flow trained on {id} (first row; the dashed line is its median). "
     "Left, maximum likelihood: sets to the right of the line are <em>more</em> likely than the images the flow was "
-    "trained on. Right, the same flow trained with synthetic outliers."
+    "trained on. Right, a flow trained with synthetic outliers too."
 )
 FIGURE = "start_bias_and_cure.png"
 WORDS = {
