@@ -146,6 +146,7 @@ for name in ("table_2", "table_3"):
     print(f"{title}, of {len(joined)} printed cells: {said}.")
     for about, table in benchmark_tables.parts(joined):
         figures.show_table(table, f"{title}, {about}", folded=True)
+figures.read(*benchmark_readings.footnote(finished.values()), title="CelebA")
 
 # %% [markdown]
 r"""

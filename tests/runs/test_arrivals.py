@@ -7,6 +7,7 @@ import pytest
 from kill_driver import spec
 
 from flowood_core import datasets, runs, train
+from flowood_core.__main__ import main
 from flowood_core.runs import grid, status
 from flowood_core.system import profiles
 
@@ -103,7 +104,9 @@ def test_a_set_named_later_leaves_the_run_and_its_scores_alone(made, data, named
     )
     arrive(data)
     monkeypatch.setattr(train, "fit_together", lambda *a, **k: pytest.fail("trained again"))
-    later = runs.run_or_load(spec())
+    monkeypatch.setattr(grid, "by_run_id", lambda profile: {made.spec.run_id: made.spec})
+    assert main(["score", "quick"]) == 0
+    later = runs.Run.read(spec())
     assert later.folder == made.folder and later.absent == () == status.standing(spec()).absent
     assert {**later.metrics["ood"], "holiday": None} == {**before["ood"], "holiday": None}
     assert {"id", "spec", "provenance"} <= {k for k in before if before[k] == later.metrics[k]}
@@ -130,12 +133,15 @@ def test_scoring_later_is_the_same_each_time_and_as_in_a_run_made_afterwards(
     assert "scored_later" not in whole.metrics and "holiday" in whole.metrics["ood"]
 
 
-def test_without_weights_scoring_later_is_refused(made, data, named):
+def test_without_weights_scoring_later_is_refused(made, data, named, monkeypatch, capsys):
+    monkeypatch.setattr(grid, "by_run_id", lambda profile: {made.spec.run_id: made.spec})
+    assert main(["score", "quick"]) == 0 and "nothing new" in capsys.readouterr().out  # it is not here yet
     arrive(data)
     (made.folder / "model.safetensors").unlink()
     kept = (made.folder / "metrics.json").read_bytes()
     with pytest.raises(runs.RunError, match="expected the trained flow"):
         runs.score_arrivals(made)
+    assert main(["score", "quick"]) == 1 and "expected the trained flow" in capsys.readouterr().err
     assert (made.folder / "metrics.json").read_bytes() == kept
 
 
