@@ -12,10 +12,11 @@ import pandas as pd
 from flowood_core import datasets, intervals, runs
 from flowood_core.evidence import tables
 from flowood_core.intervals import Sample
+from flowood_core.notebook.reading import Said
 from flowood_core.outliers.image import METHOD_LABELS
 from flowood_core.runs import grid
 
-__all__ = ["Choice", "describe", "effects", "over_seeds"]
+__all__ = ["Choice", "describe", "effects", "over_probability", "over_seeds", "reading_of_probability"]
 
 TRAINED = "table_2"  # its rows are the bases
 Finished = Callable[[str, str], list[runs.Run]]  # profile, table
@@ -51,6 +52,9 @@ def describe(spec: runs.Spec, base: runs.Spec, d: int) -> Choice:
         frozenset({"temperature"}): Choice("A1", "log p per dimension inside softplus"),
         frozenset({"tau"}): Choice("A1", scaled),
         frozenset({"squeeze"}): Choice("A7", squeezed),
+        frozenset({"hidden"}): Choice(
+            "A7", f"{spec.hidden} hidden channels instead of {base.hidden}, no squeeze"
+        ),
         frozenset({"permute_soft"}): Choice("A8", "rotations instead of permutations"),
         frozenset({"outlier_prob", "batch_size", "epochs"}): Choice(
             "A13", "outliers added, not replacing ID"
@@ -112,6 +116,66 @@ def over_seeds(found: pd.DataFrame) -> pd.DataFrame:
         bpd = intervals.over([Sample(v) for v in group["bpd"]])
         rows.append(dict(zip(keys, key, strict=True)) | {"effect": effect, "bpd": bpd})
     return pd.DataFrame(rows, columns=[*keys, "effect", "bpd"])
+
+
+def over_probability(profile: str, finished: Finished = grid.finished) -> pd.DataFrame:
+    """AUROC and price against the outlier probability, which the paper tunes in place of a weight (section 2.3).
+
+    The ends come from Table 2: 0 is MLE, and 1/2 the paper's row. Only runs that are there.
+
+    Returns:
+        Columns probability, score (pz, px), ood; value, low, high: AUROC in percent over seeds and test draws, above
+        50 where OOD scores higher; auroc, the same as an `intervals.Interval`; bpd, one over seeds alone, bits per
+        dimension of ID test images; n_seeds.
+    """
+    if "outlier_prob" not in grid.tables(profile):
+        return pd.DataFrame(columns=_SWEPT)
+    ids = {s.id for s in grid.rows(profile, "outlier_prob")}
+    bases = [r for r in finished(profile, TRAINED) if r.spec.method in ("mle", "ccm_gaussian")]
+    of: dict[float, list[runs.Run]] = {}
+    for run in [*bases, *finished(profile, "outlier_prob")]:
+        if run.spec.id in ids:
+            of.setdefault(0.0 if run.spec.method == "mle" else run.spec.outlier_prob, []).append(run)
+    rows = []
+    for probability, group in sorted(of.items()):
+        bpd = intervals.over([Sample(run.metrics["id"]["bpd"]) for run in group])
+        for score in ("pz", "px"):
+            for ood in group[0].metrics["ood"]:
+                e = intervals.over([tables.sample(run, ood, score) for run in group], bounds=(0, 100))
+                rows.append((probability, score, ood, e.value, e.low, e.high, e, bpd, len(group)))
+    return pd.DataFrame(rows, columns=_SWEPT)
+
+
+_SWEPT = ["probability", "score", "ood", "value", "low", "high", "auroc", "bpd", "n_seeds"]
+
+
+def reading_of_probability(found: pd.DataFrame) -> list[Said]:
+    """What the curve of `over_probability` says of the printed 1/2, each sentence under its condition."""
+    if found.empty:
+        return []
+    means = found.groupby(["score", "probability"])["value"].mean()
+    bits = found.groupby("probability")["bpd"].first().map(lambda e: e.value)
+    said: list[Said] = []
+    for score, name in {"pz": "eq. (4)", "px": "$-\\log p_{\\mathcal X}$"}.items():
+        of = means[score]
+        if 0.5 not in of or len(of) < 3:
+            return []
+        best, half = of.idxmax(), of[0.5]
+        said.append((
+            of[best] - half < 1,
+            f"By {name} the printed 0.5 is within a point of the best probability ({half:.1f} on average).",
+            f"By {name} a probability of {best:g} reaches {of[best]:.1f} on average, the printed 0.5 {half:.1f}.",
+        ))  # fmt: skip
+    least, most = bits.index[bits.index > 0].min(), bits.index.max()
+    price = f"{bits[least]:.2f} bits per dimension at {least:g}, {bits[most]:.2f} at {most:g}."
+    is_dearer = bits[most] > bits[least]
+    said.append(
+        (is_dearer, f"More outliers cost likelihood: {price}", f"They cost no likelihood here: {price}")
+    )
+    said.append(
+        (True, "No probability was chosen by this figure, which sees test sets; every other page keeps 0.5.")
+    )
+    return said
 
 
 _COLUMNS = [

@@ -18,6 +18,7 @@ def spec(**fields) -> runs.Pixels:
         ({"temperature": 3072.0}, "A1", "per dimension"),
         ({"tau": 3072 * np.log(256)}, "A1", "0..255"),
         ({"squeeze": 1}, "A7", "1 instead of 0"),
+        ({"hidden": 282}, "A7", "282 hidden channels"),
         ({"permute_soft": True}, "A8", "rotations"),
         ({"outlier_prob": 0.3333, "batch_size": 48, "epochs": 18}, "A13", "added"),
         ({"combine": "independent", "micro_batch": 4, "ood": ("digits",)}, "A14", "quarter"),
@@ -72,3 +73,22 @@ def test_effects_are_the_differences_of_runs_and_what_is_missing_stays_out(outpu
     score = found[(found.code == "A2") & (found.ood == "smooth")].iloc[0]
     px = metrics.auroc(ours.scores("photo")["px"], ours.scores("smooth")["px"])
     assert score.auroc == pytest.approx(100 * px) and score.bpd == 0
+
+
+def test_the_curve_over_the_probability_starts_at_mle_and_passes_through_the_papers_row(outputs):
+    assert (
+        len(decisions.over_probability("smoke")) == 0
+        and decisions.reading_of_probability(decisions.over_probability("smoke")) == []
+    )
+    bases = [s for s in grid.rows("smoke", "table_2") if s.method in ("mle", "ccm_gaussian")]
+    made = {s.method: runs.run_or_load(s) for s in bases}
+    (few,) = (runs.run_or_load(s) for s in grid.rows("smoke", "outlier_prob"))
+    found = decisions.over_probability("smoke")
+    assert list(dict.fromkeys(found.probability)) == [0.0, 0.2, 0.5]
+    of = found[(found.score == "pz") & (found.ood == "digits")].set_index("probability")
+    for probability, run in {0.0: made["mle"], 0.2: few, 0.5: made["ccm_gaussian"]}.items():
+        assert of.value[probability] == pytest.approx(run.auroc("digits", "pz"))
+        assert of.bpd[probability].value == pytest.approx(run.metrics["id"]["bpd"])
+        assert of.low[probability] <= of.value[probability] <= of.high[probability]
+    said = decisions.reading_of_probability(found)
+    assert len(said) == 4 and all("0.5" in words for _, words, *_ in said[:2])
