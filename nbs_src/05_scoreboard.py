@@ -41,7 +41,7 @@ print(sheet.label)
 # %% [markdown]
 r"""
 ## Claims
-An effect is signed so that positive is what the paper says, and has a 95 % interval over seeds and test draws. A part of a claim *holds* where the interval lies above zero, is *against* it where it lies below, and is open else. What counts are the sets that the paper prints, in the quantity it uses. Our own sets, and $\log p_{\mathcal X}$ where the paper shows $\log p_{\mathcal Z}$, are counted apart. Another backbone or encoder than the paper's gives no verdict. Claims in the paper's words are marked so.
+An effect is signed so that positive is what the paper says, and has a 95 % interval over seeds and test draws. A part of a claim *holds* where the interval lies above zero, is *against* it where it lies below, and is open else. What counts are the sets that the paper prints, in the quantity it uses. Profile `sample` has CelebA in reduced copies; it counts as the paper's set. Our own sets, and $\log p_{\mathcal X}$ where the paper shows $\log p_{\mathcal Z}$, are counted apart. Another backbone or encoder than the paper's gives no verdict. Claims in the paper's words are marked so.
 """
 
 # %%

@@ -32,6 +32,7 @@ def outlier_gains(found: pd.DataFrame) -> list[Said]:
     low = {(o, s): [of["low"][i, o, s] for i in cifar] for o in ("svhn", "isun") for s in ("pz", "px")}
     isun = of[of.index.get_level_values("id") == "isun"]["low"].unstack("score")
     faces = of.loc[("cifar10", "faces_rmfd")] if ("cifar10", "faces_rmfd", "pz") in here else None
+    celeba = [of["high"][k] for k in here if k[1:] == ("celeba", "pz")]
     near = [of["gain"][k] for k in here if {k[0], k[1]} == {*CIFAR}]
     return [
         (
@@ -61,6 +62,10 @@ def outlier_gains(found: pd.DataFrame) -> list[Said]:
             "Faces, as complex as CIFAR-10, are surely found worse by eq. (4).",
         ),
         (
+            len(celeba) > 1 and max(celeba) < 0,
+            "CelebA is surely found worse by eq. (4) under every ID set.",
+        ),
+        (
             len(near) > 0 and max(map(abs, near)) < 3,
             "Between the two CIFAR sets the means move by less than three points.",
         ),
@@ -84,6 +89,11 @@ def alone(found: pd.DataFrame) -> list[Said]:
         (
             len(below) > 0 and set(below["ood"]) == {"isun"} and "isun" not in set(above["ood"]),
             "It loses where OOD is iSUN, the more complex side, and wins everywhere else.",
+        ),
+        (
+            {*zip(below["id"], below["ood"], strict=True)}
+            == {(i, o) for i in CIFAR for o in ("isun", "celeba")},
+            "Under CIFAR it loses on iSUN, the more complex side, and on CelebA, as complex as ID; elsewhere it wins.",
         ),
     ]
 
