@@ -9,7 +9,7 @@
 # %% [markdown]
 r"""
 # The scoreboard: claim by claim
-**Question.** Which claims of the paper hold on the runs of this profile?  **Answer.** In profile `sample`, few of those about outlier training beyond three seeds' doubt; what they say of complexity holds. `FINDINGS.md` says it in sentences, guarded by the numbers.
+**Question.** Which claims of the paper hold on the runs of this profile?  **Answer.** In profile `sample`, few of those about outlier training beyond three seeds' doubt; what they say of complexity mostly holds. `FINDINGS.md` says it in sentences, guarded by the numbers.
 **Makes** the table of claims, the coverage of the printed cells · **reads** the runs and tables of the other notebooks, trains nothing · **time** 10 s
 """
 
