@@ -22,12 +22,25 @@ def measured() -> pd.DataFrame:
     for method in METHODS:
         for seed in SEEDS:
             run = run_or_load(grid.spec("quick", "photo", method=method, seed=seed))
-            row = {"outliers": method, "seed": seed, "n_test": run.spec.n_test, "ID bits/dim": run.metrics["id"]["bpd"]}
-            rows.append(row | {f"{ood}, {score}": run.auroc(ood, score) for score in ("pz", "px") for ood in OOD})
+            row = {
+                "outliers": method,
+                "seed": seed,
+                "n_test": run.spec.n_test,
+                "ID bits/dim": run.metrics["id"]["bpd"],
+            }
+            rows.append(
+                row | {f"{ood}, {score}": run.auroc(ood, score) for score in ("pz", "px") for ood in OOD}
+            )
     return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
     table = measured().round(3)
     table.to_csv(TARGET, index=False)
-    print(table.groupby("outliers").agg(["mean", "min", "max"]).drop(columns=["seed", "n_test"]).T.round(1).to_string())
+    print(
+        table.groupby("outliers")
+        .agg(["mean", "min", "max"])
+        .drop(columns=["seed", "n_test"])
+        .T.round(1)
+        .to_string()
+    )

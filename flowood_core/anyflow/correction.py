@@ -35,7 +35,8 @@ OUTLIERS: dict[str, Callable[..., Tensor]] = {
 """Outliers by name; "auto" is ccm_gaussian on images and rows on everything else, "text" needs texts.
 
 ccm_graded is no default: on a small flow and embedded sets it finds smooth crops better, and digits and aliased crops
-worse, for 0.3 bits per dimension more (`benchmarks/results/auto_outliers.csv`). Choose it where the simplest pictures count.
+worse, for 0.3 bits per dimension more (`benchmarks/results/auto_outliers.csv`).
+Choose it where the simplest pictures count.
 """
 
 OBJECTIVES = {"softplus": 1.0, "hinge": 0.0, "mle": None}

@@ -283,13 +283,6 @@ def hypothesis_1(at: Evidence) -> Parts:
     table = at.table("hypothesis_1")
     if table is None:
         return []
-    if (
-        "low" not in table
-    ):  # of an older notebook: images pooled over sets, two standard errors of no correlation
-        reach = 2 / table["n"] ** 0.5
-        table = table.assign(
-            id="", low=table["spearman_with_C"] - reach, high=table["spearman_with_C"] + reach
-        )
     found = []
     for row in table.itertuples():
         rho = -row.spearman_with_C

@@ -121,7 +121,10 @@ def test_a_correlation_that_is_not_clear_supports_nothing(tmp_path, monkeypatch,
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
     folder = tmp_path / "smoke" / "tables"
     folder.mkdir(parents=True)
-    (folder / "hypothesis_1.csv").write_text(f"method,side,spearman_with_C,n\nMLE,f,{rho},192\n")
+    (folder / "hypothesis_1.csv").write_text(
+        "id,method,side,spearman_with_C,low,high,n_seeds,n,pooled\n"
+        f"isun,MLE,f,{rho},{rho - 0.2},{rho + 0.2},1,16,0.3\n"
+    )
     assert verdicts.judge(claims.TESTS["hypothesis_1"](measured.Evidence("smoke"))).word == word
 
 
