@@ -1,4 +1,4 @@
-"""The commands: ``python -m flowood_core data | train | status | site``; each has ``--help``."""
+"""The commands: ``python -m flowood_core data | train | score | status | site``; each has ``--help``."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 where all went well, 1 where something it names failed."""
     parser = argparse.ArgumentParser(prog="python -m flowood_core", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_data, _train, _status, _site):
+    for add in (_data, _train, _score, _status, _site):
         add(commands)
     chosen = parser.parse_args(arguments)
     return chosen.run(chosen)
@@ -75,6 +75,34 @@ def _train_missing(chosen: argparse.Namespace) -> int:
         return 1
     print(f"done in {time.monotonic() - began:.0f} s; make reproduce PROFILE={chosen.profile} does the rest")
     return 0
+
+
+def _score(commands: argparse._SubParsersAction) -> None:
+    command = _command(
+        commands, "score", _score_lacking, "finished runs on test sets that they lack, from their weights"
+    )
+    _profile(command)
+
+
+def _score_lacking(chosen: argparse.Namespace) -> int:
+    """Trains nothing; a run without its weights stays as it is, and the command fails."""
+    from flowood_core import runs
+    from flowood_core.runs import grid
+
+    failed = False
+    for spec in grid.by_run_id(chosen.profile).values():
+        run = runs.Run.read(spec)
+        if run is None or not run.absent:
+            continue
+        try:
+            now = runs.score_arrivals(run)
+        except runs.RunError as error:
+            failed = True
+            print(f"{spec.run_id}: {error}", file=sys.stderr, flush=True)
+            continue
+        scored = ", ".join(name for name in run.absent if name not in now.absent)
+        print(f"{spec.run_id}: {scored or 'nothing new'}", flush=True)
+    return int(failed)
 
 
 def _status(commands: argparse._SubParsersAction) -> None:

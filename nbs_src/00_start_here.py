@@ -72,7 +72,7 @@ Left: a flow trained by maximum likelihood alone, eq. (2). A set to the right of
 mle, corrected = (
     runs.run_or_load(grid.spec(P.profile, P.id, method=m, seed=P.seed)) for m in ("mle", "ccm_gaussian")
 )
-sets = [P.id, *mle.spec.ood]
+sets = [P.id, *mle.metrics["ood"]]
 
 
 def draw(run, ax, title):

@@ -41,7 +41,7 @@ print(sheet.label)
 # %% [markdown]
 r"""
 ## Claims
-An effect is signed so that positive is what the paper says, and has a 95 % interval over seeds and test draws. A part of a claim *holds* where the interval lies above zero, is *against* it where it lies below, and is open else. A claim *holds* where all its parts do; where the paper says "some" or "certain", one part is enough. What counts are the sets that the paper prints, in the quantity it uses. Our own sets, and $\log p_{\mathcal X}$ where the paper shows $\log p_{\mathcal Z}$, are counted apart. Another backbone or encoder than the paper's gives no verdict. An effect without an interval is a fact about data, judged by its sign; with one seed the interval holds test draws alone. The column *wording* says whether a claim stands in the paper's words or in ours.
+An effect is signed so that positive is what the paper says, and has a 95 % interval over seeds and test draws. A part of a claim *holds* where the interval lies above zero, is *against* it where it lies below, and is open else. A claim *holds* where all its parts do; where the paper says "some" or "certain", one part is enough. What counts are the sets that the paper prints, in the quantity it uses. Profile `sample` has CelebA in reduced copies; it counts as the paper's set. Our own sets, and $\log p_{\mathcal X}$ where the paper shows $\log p_{\mathcal Z}$, are counted apart. Another backbone or encoder than the paper's gives no verdict. An effect without an interval is a fact about data, judged by its sign; with one seed the interval holds test draws alone. The column *wording* says whether a claim stands in the paper's words or in ours.
 """
 
 # %%

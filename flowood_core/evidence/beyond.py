@@ -60,7 +60,7 @@ def fitted_scores(run: Run, background: Run | None = None) -> tuple[Scores, Fusi
         "ocsvm": neighbours.OneClass.fit(train), "fusion": fusion,
     }  # fmt: skip
     scored = {}
-    for name in (run.spec.id, *run.spec.ood):
+    for name in (run.spec.id, *run.metrics["ood"]):
         own, arrays = run.scores(name), run.arrays[name]
         scored[name] = {k: own[k] for k in ("pz", "px", "px_comp")}
         scored[name] |= {k: f.score(arrays) for k, f in fitted.items()}
@@ -72,7 +72,7 @@ def fitted_scores(run: Run, background: Run | None = None) -> tuple[Scores, Fusi
 
 def _gradient_norms(run: Run, n: int) -> dict[str, np.ndarray]:
     flow, norms = run.flow(), {}
-    for name in (run.spec.id, *run.spec.ood):
+    for name in (run.spec.id, *run.metrics["ood"]):
         x = dequantise(datasets.load(name, "test").drawn(run.spec.n_test, 0).x[:n])
         norms[name] = torch.cat([lipschitz.grad_logp(flow.log_prob, p) for p in x.split(32)]).numpy()
     return norms
@@ -120,7 +120,7 @@ def measure(
 
 def _cells(run: Run, scored: Scores) -> list[dict]:
     id_, rows = run.spec.id, []
-    for name in run.spec.ood:
+    for name in run.metrics["ood"]:
         for score, values in scored[name].items():
             measured = _Measured((id_, name), scored[id_][score], values)
             value = 100 * metrics.auroc(measured.id_, measured.ood)

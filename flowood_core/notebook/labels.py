@@ -46,7 +46,7 @@ IMAGES = {
     "isun": Label("iSUN", RED),
     "celeba": Label("CelebA", BLACK),  # not that of the faces, beside which it may stand
     "scenes_tinyimagenet": Label("scenes (Tiny-ImageNet, not LSUN)", PURPLE),
-    "faces_rmfd": Label("faces (RMFD, not CelebA)", GREEN),
+    "faces_rmfd": Label("faces (RMFD, not CelebA)", YELLOW),
 }
 CORPORA = {
     "stdlib_docs": Label("standard library"),

@@ -34,7 +34,9 @@ def evaluate(spec: Spec, data: Data, flow: nn.Module) -> dict[str, Any]:
 
 
 def score_arrivals(run: Run) -> Run:
-    """The run with those test sets scored that were absent when it was made and are here now; nothing is trained.
+    """The run with those test sets scored that it lacks (`Run.absent`) and that are here now; nothing is trained.
+
+    Scores that it has, those of the ID set among them, stay as they are.
 
     Raises:
         RunError: the weights are not here, or the folder cannot be written.

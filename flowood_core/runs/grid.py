@@ -5,6 +5,10 @@ runs, and under ``pixels:``, ``maps:`` and ``texts:`` those of one kind; ``runs_
 ``grid:`` names the tables. Every field of an entry may be a list, and the rows of the table are their product; a
 table that is no rectangle is a list of such entries. In a name of ``ood:``, {id} stands for the ID set. A name that
 is no field of the kind is refused before anything starts.
+
+``scored_later:`` names, by ID set, test sets that came to hand when runs were made (`Spec.later`). They stand beside
+the ``ood:`` of the tables, which is part of a run's id, and never become a pool of real outliers. The command
+``python -m flowood_core score`` scores finished runs on them.
 """
 
 import itertools

@@ -41,7 +41,7 @@ class Images:
 def images(spec: Spec, load: Load) -> Images:
     """The sets of a spec. Training does not depend on test sets: one that is not here is named, not refused."""
     test, absent = {spec.id: tested(spec, load, spec.id)}, []
-    for name in spec.ood:
+    for name in spec.tested:
         try:
             test[name] = tested(spec, load, name)
         except datasets.MissingData:

@@ -52,8 +52,8 @@ class Run:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Test sets that were not here when it was scored."""
-        return tuple(self.metrics.get("absent", ()))
+        """Test sets that it is not scored on yet; see `Spec.unscored`."""
+        return self.spec.unscored(self.metrics)
 
     def auroc(self, ood: str, score: str) -> float:
         """AUROC of a test set by a score's name, in percent; above 50, OOD scores higher than ID."""

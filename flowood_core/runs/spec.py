@@ -12,7 +12,7 @@ import pydantic
 from torch import Tensor, nn
 
 from flowood_core import train
-from flowood_core.system import paths
+from flowood_core.system import paths, profiles
 
 __all__ = ["FORMAT", "Data", "Outliers", "Spec", "Training"]
 
@@ -105,6 +105,28 @@ class Spec(pydantic.BaseModel):
     @property
     def folder(self) -> Path:
         return paths.profile_dir(self.profile) / "runs" / self.run_id
+
+    @property
+    def later(self) -> tuple[str, ...]:
+        """Test sets that its profile names under ``scored_later:``, beyond `ood`.
+
+        They came to hand when runs were made. A field would change the ids of those runs, so they are none: nothing
+        trains on them, and a finished run is scored on them from its weights.
+        """
+        if self.profile not in profiles.profiles():
+            return ()
+        named = profiles.preset(self.profile).get("scored_later", {}).get(self.id, [])
+        return tuple(name for name in named if name not in (self.id, *self.ood))
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """Every test set but the ID set's own."""
+        return (*self.ood, *self.later)
+
+    def unscored(self, metrics: Mapping[str, Any]) -> tuple[str, ...]:
+        """Test sets that a finished run has no scores of: not here when it was made, or named since."""
+        named = dict.fromkeys((*metrics.get("absent", ()), *self.later))
+        return tuple(name for name in named if name not in metrics.get("ood", {}))
 
     def settings(self, n: int) -> train.Settings:
         """How it trains on n samples, in steps."""

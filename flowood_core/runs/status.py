@@ -36,7 +36,7 @@ def standing(spec: Spec) -> Standing:
     if (metrics := _json(folder / "metrics.json")) is not None:
         bpd = metrics["id"]["bpd"]
         seconds = metrics["seconds"]["training"]
-        steps, absent = metrics["steps"], tuple(metrics.get("absent", ()))
+        steps, absent = metrics["steps"], spec.unscored(metrics)
         return Standing(spec.run_id, "done", steps, steps, bpd_id=bpd, seconds=seconds, absent=absent)
     seen = _json(folder / "progress.json") or {}
     facts = {k: seen[k] for k in ("step", "steps", "loss", "bpd_id", "seconds") if k in seen}

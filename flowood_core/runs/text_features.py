@@ -152,7 +152,7 @@ def text_data(spec: Spec) -> TextData:
 
 def _tests(spec: Spec) -> tuple[dict[str, corpora.Corpus], list[str]]:
     tests, absent = {spec.id: corpora.load(spec.id, "test").drawn(spec.n_test, 0)}, []
-    for name in spec.ood:
+    for name in spec.tested:
         try:
             tests[name] = corpora.load(name, "test").drawn(spec.n_test, 0)
         except MissingData:

@@ -5,7 +5,7 @@ import pytest
 from kill_driver import spec
 
 from flowood_core import runs
-from flowood_core.evidence import benchmark_readings, benchmark_tables, blur_tables, tables
+from flowood_core.evidence import benchmark_readings, benchmark_tables, blur_tables, measured, tables
 from flowood_core.notebook.reading import sentences
 from flowood_core.runs import grid, machine
 from flowood_core.system import paths
@@ -28,7 +28,7 @@ def table_2(committed):
 
 def test_a_gain_is_the_difference_of_the_two_means(table_2):
     found = benchmark_tables.gains(tables.collect(table_2))
-    assert len(found) == 2 * len(table_2[0].spec.ood)
+    assert len(found) == 2 * len(table_2[0].metrics["ood"])
     assert (found["ccm_gaussian"] - found["mle"]).to_numpy() == pytest.approx(
         found["gain"].to_numpy(), abs=1e-3
     )
@@ -64,8 +64,8 @@ def test_a_run_without_its_partner_makes_no_pair(table_2):
 def test_complexity_alone_is_compared_with_printed_pairs_only(table_2):
     ours = tables.over_seeds(tables.collect(table_2), benchmark_tables.CELL)
     found = benchmark_tables.alone_beside_printed(ours).set_index("ood")
-    assert set(found.index) == {"svhn", "isun"} and (found["lowest"] <= found["highest"]).all()
-    assert "2 pairs" in sentences(benchmark_readings.alone(found.reset_index()))
+    assert set(found.index) == {"svhn", "isun", "celeba"} and (found["lowest"] <= found["highest"]).all()
+    assert "3 pairs" in sentences(benchmark_readings.alone(found.reset_index()))
     assert "None" in sentences(benchmark_readings.alone(found.iloc[:0].reset_index()))
 
 
@@ -73,6 +73,16 @@ def test_parts_that_nobody_ran_are_left_out(table_2):
     ours = tables.over_seeds(tables.collect(table_2), benchmark_tables.CELL)
     joined = benchmark_tables.beside_paper("table_2", ours, {})
     assert [about.split(":")[0] for about, _ in benchmark_tables.parts(joined)] == ["ID = CIFAR-10"] * 2
+
+
+def test_celeba_is_the_papers_set_and_has_its_footnote(table_2):
+    ours = tables.over_seeds(tables.collect(table_2), benchmark_tables.CELL)
+    joined = benchmark_tables.beside_paper("table_2", ours, tables.absent(table_2))
+    cells = joined[(joined["id"] == "cifar10") & (joined["ood"] == "celeba")]
+    assert len(cells) == 20 and cells["verdict"].isin(["agrees", "higher", "lower", "cannot tell"]).all()
+    assert measured.whose("cifar10", "celeba", "table_2") == ""
+    assert "reduced copies" in sentences(benchmark_readings.footnote(table_2))
+    assert sentences(benchmark_readings.footnote([])) == ""
 
 
 def test_a_reading_gives_way_when_the_numbers_move():

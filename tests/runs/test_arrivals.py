@@ -7,7 +7,9 @@ import pytest
 from kill_driver import spec
 
 from flowood_core import datasets, runs, train
-from flowood_core.runs import status
+from flowood_core.__main__ import main
+from flowood_core.runs import grid, status
+from flowood_core.system import profiles
 
 ABSENT = ("digits", "holiday")  # a set of somebody's own, as a prepared file that is not here yet
 
@@ -77,3 +79,79 @@ def test_status_tells_not_scored_from_not_trained(half):
     standing = status.standing(half.spec)
     assert standing.state == "done" and standing.absent == ("holiday",)
     assert "not scored yet on holiday" in status.line_of(standing)
+
+
+# --- sets that a profile names when its runs are made -----------------------------------------------------
+
+
+@pytest.fixture
+def named(monkeypatch):
+    """Profile quick with one more set to test photo crops on."""
+    whole = profiles.preset("quick") | {"scored_later": {"photo": ["digits", "holiday"]}}
+    for module in (profiles, grid):
+        monkeypatch.setattr(module, "preset", lambda profile: whole)
+
+
+@pytest.fixture
+def made(outputs, data):
+    return runs.run_or_load(spec())
+
+
+def test_a_set_named_later_leaves_the_run_and_its_scores_alone(made, data, named, monkeypatch):
+    before, arrays, weights = made.metrics, made.arrays, (made.folder / "model.safetensors").read_bytes()
+    assert made.absent == ("holiday",) and "not scored yet on holiday" in status.line_of(
+        status.standing(spec())
+    )
+    arrive(data)
+    monkeypatch.setattr(train, "fit_together", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(grid, "by_run_id", lambda profile: {made.spec.run_id: made.spec})
+    assert main(["score", "quick"]) == 0
+    later = runs.Run.read(spec())
+    assert later.folder == made.folder and later.absent == () == status.standing(spec()).absent
+    assert {**later.metrics["ood"], "holiday": None} == {**before["ood"], "holiday": None}
+    assert {"id", "spec", "provenance"} <= {k for k in before if before[k] == later.metrics[k]}
+    for name, of in arrays.items():
+        assert all(np.array_equal(later.arrays[name][q], of[q]) for q in of)
+    assert (made.folder / "model.safetensors").read_bytes() == weights
+    assert [s["name"] for s in later.metrics["data"]][-1] == "holiday"
+
+
+def test_scoring_later_is_the_same_each_time_and_as_in_a_run_made_afterwards(
+    made, data, named, monkeypatch, tmp_path
+):
+    arrive(data)
+    kept = {f: (made.folder / f).read_bytes() for f in ("metrics.json", "scores.npz")}
+    first = runs.run_or_load(spec())
+    written = (made.folder / "scores.npz").read_bytes()
+    for f, content in kept.items():
+        (made.folder / f).write_bytes(content)
+    again = runs.run_or_load(spec())
+    assert (made.folder / "scores.npz").read_bytes() == written
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path / "afterwards"))
+    whole = runs.run_or_load(spec())
+    assert first.metrics["ood"] == again.metrics["ood"] == whole.metrics["ood"]
+    assert "scored_later" not in whole.metrics and "holiday" in whole.metrics["ood"]
+
+
+def test_without_weights_scoring_later_is_refused(made, data, named, monkeypatch, capsys):
+    monkeypatch.setattr(grid, "by_run_id", lambda profile: {made.spec.run_id: made.spec})
+    assert main(["score", "quick"]) == 0 and "nothing new" in capsys.readouterr().out  # it is not here yet
+    arrive(data)
+    (made.folder / "model.safetensors").unlink()
+    kept = (made.folder / "metrics.json").read_bytes()
+    with pytest.raises(runs.RunError, match="expected the trained flow"):
+        runs.score_arrivals(made)
+    assert main(["score", "quick"]) == 1 and "expected the trained flow" in capsys.readouterr().err
+    assert (made.folder / "metrics.json").read_bytes() == kept
+
+
+def test_a_set_named_later_is_no_field_and_no_pool_of_real_outliers(named):
+    found = grid.spec("quick", "photo", method="ro")
+    assert "holiday" in found.tested and "holiday" not in {*found.ood, *found.ro_pool}
+    assert found.run_id == found.model_copy().run_id and "holiday" not in json.dumps(found.model_dump())
+
+
+@pytest.mark.parametrize("profile", profiles.profiles())
+def test_every_set_named_later_is_for_an_id_set_of_the_grid(profile):
+    ids = {s.id for s in grid.by_run_id(profile).values()}
+    assert set(profiles.preset(profile).get("scored_later", {})) <= ids

@@ -167,7 +167,9 @@ def _row(run: runs.Run, ood: str, values: dict) -> str:
         key: tables.sample(run, ood, score, key) for key, score in (("auroc", KIND), ("fpr95_id95", KIND))
     }
     alone = tables.sample(run, ood, "comp_only")
-    cells = [_label(ood), f"{values['n_ood']:,}", *map(_interval, found.values()), f"{alone.value:.1f}"]
+    copies = ", reduced copies saved as JPEG" if ood in run.spec.later else ""
+    ends = [*map(_interval, found.values()), f"{alone.value:.1f}"]
+    cells = [_label(ood) + copies, f"{values['n_ood']:,}", *ends]
     return "| " + " | ".join(cells) + " |"
 
 

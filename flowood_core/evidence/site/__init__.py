@@ -112,7 +112,7 @@ def _draw_first(profile: str) -> None:
     if path.is_file() or not can_draw_first(profile):
         return
     runs = [run for s in first_pair(profile) if (run := Run.read(s)) is not None]
-    sets = [runs[0].spec.id, *runs[0].spec.ood]
+    sets = [runs[0].spec.id, *runs[0].metrics["ood"]]
     figures.use_style()
     fig, axes = figures.figure("wide", columns=2, height=1.2 + 0.3 * len(sets), sharey=True)
     for run, ax, title in zip(runs, axes, ("maximum likelihood", "CCM+Gaussian outliers"), strict=True):
