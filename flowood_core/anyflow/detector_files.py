@@ -16,7 +16,8 @@ from torch import nn
 
 import flowood_core
 from flowood_core.anyflow import adapt, building
-from flowood_core.anyflow.levels import FeatureLevel, Join
+from flowood_core.anyflow.join import Join
+from flowood_core.anyflow.levels import FeatureLevel
 from flowood_core.flow import Flow
 from flowood_core.neighbours import Fusion
 from flowood_core.scores import Threshold
