@@ -33,6 +33,7 @@ n_battery: int = 200  # ID images that the simple battery is made of
 encoder: Optional[str] = None  # None: the profile's; the frozen network of the second level
 size: Optional[int] = None  # None: the profile's; side in pixels to which it is shown an image
 n_level: Optional[int] = None  # None: the profile's; ID training images of the second level
+n_level_outliers: Optional[int] = None  # None: the profile's; images made as outliers for it, for each seed
 n_level_test: Optional[int] = None  # None: the profile's; test images of each set at both levels
 level_extra: Optional[list] = None  # None: the profile's; OOD sets beside those of the runs
 
@@ -216,7 +217,9 @@ r"""
 
 The second level is the paper's method on $\mathbf u$: a frozen network, unit length, whitening on ID, a flow trained by eq. (2) and eq. (3). Its outliers are made as images and go through the network like any other.
 
-`both` adds up surprises: $e_\ell(\mathbf x) = -\log P_{\mathrm{ID}}(S_\ell \ge s_\ell(\mathbf x))$ for the level $\ell$, read off ID images that no training has seen. No OOD image has a say.
+`both` begins with surprises: $e_\ell(\mathbf x) = -\log P_{\mathrm{ID}}(S_\ell \ge s_\ell(\mathbf x))$ for the level $\ell$, read off ID images that no training has seen. A level is blind to an OOD image with probability $1 - \pi_\ell$, and its surprise is then that of an ID image; otherwise its tail probability is Beta$(a_\ell, 1)$. What a surprise is worth is the likelihood ratio,
+$$g_\ell(e) = \log\bigl(1 - \pi_\ell + \pi_\ell\, a_\ell\, e^{(1 - a_\ell)\, e}\bigr),$$
+and `both` is $g_{\mathrm{pixels}} + g_{\mathrm{features}}$. What pixels say in the ordinary range of ID then costs features next to nothing. $\pi$ and $a$ were fitted to synthetic outliers of kinds that no training sees and to ID classes left out, and frozen; no OOD set has a say.
 """
 
 # %%
@@ -237,7 +240,9 @@ if network is not None:
 # %%
 if network is not None:
     by_seed = [
-        two_levels.scored(run.flow(), network, images, graded.ccm_graded, seed=run.spec.seed)
+        two_levels.scored(
+            run.flow(), network, images, graded.ccm_graded, seed=run.spec.seed, n_outliers=P.n_level_outliers
+        )
         for run in rows[ours]
     ]
     levels = two_levels.over_levels(by_seed)

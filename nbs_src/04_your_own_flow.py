@@ -207,7 +207,7 @@ r"""
 ## The detector
 The threshold comes from held-out ID images, keeps the share `keep` of them, and stays apart from the model: `fit_threshold` moves it without training.
 
-A flow on pixels sees texture, not content. With `level="both"` a second flow looks at the features of a frozen network, and the surprises of the two are added; with `"features"` it looks alone.
+A flow on pixels sees texture, not content. With `level="both"` a second flow looks at the features of a frozen network, and what the two have to say is brought to one scale and added; with `"features"` it looks alone.
 """
 
 # %%

@@ -37,6 +37,7 @@ from flowood_core.anyflow import (
     explaining,
     folders,
     inputs,
+    join,
     levels,
     protocols,
     pytorch_ood,
@@ -61,7 +62,7 @@ class Detector(OutlierMixin, BaseEstimator):
         kind: "px" is -log p_X, the product's default. "pz" is -log p_Z, eq. (4) as printed. "fusion" weighs both
             and C(x) by what tells ID from the synthetic outliers: 8-bit images only.
         level: where the flow looks: at "pixels", at "features" of 8-bit images (`levels.FeatureLevel`), or at "both",
-            whose surprises are added on a scale of held-out ID images (`levels.Join`); no OOD image has a say.
+            whose scores are brought to one scale by held-out ID images and joined (`join.Join`).
         encoder: the frozen network of level "features" and "both", see `features.images.ImageEncoder`.
         mle_steps: of maximum likelihood before the correction; 0 for a flow that is trained already.
         steps: of the correction on pixels or rows; with 0 and mle_steps=0 the flow is taken as it is.
@@ -156,7 +157,7 @@ class Detector(OutlierMixin, BaseEstimator):
         self.flow_ = adapt.as_flow(flow).eval()
         self.fusion_ = self._fused(train, settings["seed"]) if self.kind == "fusion" else None
         self._fit_level(train)
-        self.join_ = levels.Join.fit(self._levels(held)) if self.level == "both" else None
+        self.join_ = join.Join.fit(self._levels(held)) if self.level == "both" else None
         return self.fit_threshold(held)
 
     def _fit_level(self, x: Tensor) -> None:
@@ -220,9 +221,8 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"expected a scores.Threshold, got {type(threshold).__name__}; fit one: Threshold.fit_quantile(scores)"
             )
         made = cls(flow, kind=kind, mle_steps=0, steps=0)
-        made.flow_, made.built_, made.fusion_ = adapt.as_flow(flow).eval(), None, None
-        made.level_ = made.join_ = None
-        made.dtype_, made.threshold_ = dtype, threshold
+        made.flow_, made.dtype_, made.threshold_ = adapt.as_flow(flow).eval(), dtype, threshold
+        made.built_ = made.fusion_ = made.level_ = made.join_ = None
         shape = getattr(made.flow_, "shape", None)
         made.shape_ = None if shape is None else tuple(shape)
         if shape is not None and len(shape) == 1:

@@ -16,7 +16,8 @@ from torch import nn
 
 import flowood_core
 from flowood_core.anyflow import adapt, building
-from flowood_core.anyflow.levels import FeatureLevel, Join
+from flowood_core.anyflow.join import Join
+from flowood_core.anyflow.levels import FeatureLevel
 from flowood_core.flow import Flow
 from flowood_core.neighbours import Fusion
 from flowood_core.scores import Threshold
@@ -25,6 +26,7 @@ from flowood_core.system.files import write_atomically
 __all__ = ["FORMAT", "Stored", "read", "write"]
 
 FORMAT = "flowood detector 1"
+WITH_SIGHTS = "flowood detector 2"  # its join is not what a reader of the first format takes it for
 WEIGHTS, LEVEL, FACTS = "weights.safetensors", "level.safetensors", "detector.json"
 
 
@@ -67,7 +69,7 @@ def write(folder: str | os.PathLike, stored: Stored) -> Path:
         for name, value in stored.settings.items()
     }
     facts = {
-        "format": FORMAT,
+        "format": FORMAT if stored.join is None else WITH_SIGHTS,
         "orientation": "ood_score: higher = more OOD",
         "flow": plan or _described(stored.flow),
         "shape": list(stored.shape),
@@ -153,7 +155,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"expected a detector saved by Detector.save, got {folder / FACTS}: {error}"
         ) from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+    if not isinstance(facts, dict) or facts.get("format") not in (FORMAT, WITH_SIGHTS):
         got = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
         raise ValueError(f"expected a detector of format {FORMAT!r}, got {got!r} in {folder / FACTS}")
     return facts

@@ -1,7 +1,7 @@
 """The second level: a flow on features of images, which see content, beside the flow on pixels, which sees texture.
 
 `FeatureLevel` is trained as everything else here: eq. (2) on ID, eq. (3) on outliers that are made as images and sent
-through the frozen network. `Join` makes one score of the two levels without seeing an OOD image.
+through the frozen network. `join.Join` makes one score of the two levels.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from flowood_core import train
 from flowood_core.anyflow import correction
+from flowood_core.anyflow.join import LEAST_SCORES
 from flowood_core.features.encoders import Standard
 from flowood_core.features.images import ImageEncoder
 from flowood_core.flow import Flow, densities, vector_flow
 from flowood_core.outliers.vectors import Pool
 
-__all__ = ["LEAST_SCORES", "LEVELS", "FeatureLevel", "Join", "Tail", "joined", "level_for"]
+__all__ = ["LEVELS", "FeatureLevel", "level_for"]
 
 LEVELS = ("pixels", "features", "both")
 FORMAT = "flowood feature level 2"
@@ -33,7 +34,6 @@ DECIDES = ("d", "size", "unit", "precision", "sha256_of_weights")
 
 LEAST = 25
 IMAGES_PER_COMPONENT = 4
-LEAST_SCORES, KNOTS, BEYOND = 20, 65, 0.1
 
 
 class FeatureLevel:
@@ -257,116 +257,3 @@ def _encoder_of(facts: Mapping[str, Any], given: Any) -> Any:
 def _rounded(standard: Standard) -> Standard:
     # what a file holds: the level that is loaded scores to the same bit
     return Standard(standard.mean, standard.directions.astype(np.float32).astype(np.float64))
-
-
-# --- two levels as one score ---------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Tail:
-    """Surprise of a score under ID: e(s) = -log P_ID(S >= s), in nats; strictly increasing, above 0.
-
-    Scores of different levels have different units and different tails; their surprises have neither. Up to the
-    share `BEYOND` of ID it is read off held-out ID scores, above it continued as an exponential tail with their mean
-    excess, below the lowest score it sinks towards 0.
-
-    Attributes:
-        knots, surprises: increasing both; e is linear between them.
-        excess: mean excess beyond the last knot, in the unit of the score: one nat each.
-        spread: of the scores below the median; the pace at which e sinks below the first knot.
-    """
-
-    knots: tuple[float, ...]
-    surprises: tuple[float, ...]
-    excess: float
-    spread: float
-
-    @classmethod
-    def fit(cls, id_scores: np.ndarray) -> Self:
-        """From scores of ID samples that no training has seen, shaped (n,), higher = more OOD.
-
-        Raises:
-            ValueError: fewer than 20 scores, scores that are not finite, or all of them alike.
-        """
-        s = np.sort(np.asarray(id_scores, np.float64))
-        if s.ndim != 1 or len(s) < LEAST_SCORES or not np.isfinite(s).all() or s[0] == s[-1]:
-            raise ValueError(
-                f"expected at least {LEAST_SCORES} finite ID scores that differ, got {s.size} shaped {s.shape}"
-            )
-        shares = np.linspace(1, BEYOND, min(KNOTS, len(s)))
-        knots, first = np.unique(np.quantile(s, 1 - shares), return_index=True)
-        beyond = s[s > knots[-1]] - knots[-1]
-        surprises = -np.log(shares[first] * len(s) / (len(s) + 1))
-        excess = beyond.mean() if len(beyond) else s[-1] - s[0]
-        return cls(tuple(knots), tuple(surprises), float(excess), float(max(np.median(s) - s[0], excess)))
-
-    def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """e of each score, float64, in the shape given."""
-        s = np.asarray(scores, np.float64)
-        e = np.interp(s, self.knots, self.surprises) + np.maximum(s - self.knots[-1], 0) / self.excess
-        return np.where(
-            s < self.knots[0], e * np.exp((np.minimum(s, self.knots[0]) - self.knots[0]) / self.spread), e
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Join:
-    """One score of several levels, each on its own scale of surprise; higher = more OOD.
-
-    Nothing is fitted but the tails, on held-out ID images, so that no OOD image has a say.
-
-    Attributes:
-        tails: of each level, by name.
-    """
-
-    tails: dict[str, Tail]
-
-    @classmethod
-    def fit(cls, id_scores: Mapping[str, np.ndarray]) -> Self:
-        """From the scores of the same held-out ID images at each level, (n,) each; see `Tail.fit`."""
-        return cls({name: Tail.fit(scores) for name, scores in id_scores.items()})
-
-    def __call__(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The joined score of each image, float64 (n,).
-
-        Raises:
-            ValueError: a level is missing, or the levels have scored different numbers of images.
-        """
-        if set(scores) != set(self.tails):
-            raise ValueError(f"expected scores of {', '.join(self.tails)}, got {', '.join(scores) or 'none'}")
-        shapes = {name: np.shape(s) for name, s in scores.items()}
-        if len(set(shapes.values())) != 1:
-            raise ValueError(f"expected one score per image at each level, got {shapes}")
-        return joined(np.stack([tail(scores[name]) for name, tail in self.tails.items()]))
-
-    def facts(self) -> dict[str, Any]:
-        """For a JSON file; `from_facts` reads them."""
-        return {name: dataclasses.asdict(tail) for name, tail in self.tails.items()}
-
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> Self:
-        return cls(
-            {
-                name: Tail(tuple(of["knots"]), tuple(of["surprises"]), of["excess"], of["spread"])
-                for name, of in facts.items()
-            }
-        )
-
-
-def joined(surprises: np.ndarray) -> np.ndarray:
-    """Sum over the levels of e = -log P_ID(S >= s): Fisher's product of tail probabilities.
-
-    Equal to e of one level where the others are silent (e = 0), loud where one is loud, and louder where more are.
-    Sum and equal weights were chosen on ID and on 21 kinds of synthetic images that no training sees, by the AUROC lost
-    against the better of the two levels: 1.1 on average, where the largest e loses 1.7, the log-sum-exp of
-    standardised scores 1.7, and the sum with half the weight on pixels 2.2. Weights from 0.3 to 2 trade what is
-    lost where one level is right against what is lost where the other is; at 1 the two agree.
-
-    Args:
-        surprises: e of each level, float (levels, n), nats; see `Tail`.
-    Returns:
-        Float (n,), nats; rises with each of them. Where the levels are independent on ID, twice of it is chi-squared
-        with two degrees of freedom a level; a threshold is fitted to held-out ID in any case.
-    Source: Fisher (1932), section 21.1.
-    """
-    return surprises.sum(0)

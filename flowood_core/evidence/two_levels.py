@@ -16,7 +16,8 @@ import pandas as pd
 from torch import Tensor
 
 from flowood_core import datasets, intervals
-from flowood_core.anyflow.levels import LEAST_SCORES, FeatureLevel, Join
+from flowood_core.anyflow.join import LEAST_SCORES, Join
+from flowood_core.anyflow.levels import FeatureLevel
 from flowood_core.complexity import image_complexity
 from flowood_core.features.distances import Knn, Mahalanobis
 from flowood_core.features.images import unit
@@ -47,7 +48,7 @@ class Images:
 
     Attributes:
         train: the feature level is fitted on these.
-        held: ID images that no training has seen, for the scale of each level (`levels.Tail`).
+        held: ID images that no training has seen, for the scale of each level (`join.Tail`).
         test: the ID test images. ood: each OOD set's, by name.
     """
 

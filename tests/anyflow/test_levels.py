@@ -1,14 +1,13 @@
-"""Laws of the second level: a score of content that survives a file, and a join that no OOD image has shaped."""
+"""Laws of the second level: a score of content that survives a file, and a density of the whole vector."""
 
 import json
 
 import numpy as np
 import pytest
 import safetensors.torch
-import scipy.stats
 import torch
 
-from flowood_core.anyflow.levels import FeatureLevel, Join, Tail
+from flowood_core.anyflow.levels import FeatureLevel
 from flowood_core.features.images import ImageEncoder
 from flowood_core.outliers import image
 
@@ -16,6 +15,11 @@ from flowood_core.outliers import image
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
@@ -105,97 +109,6 @@ def test_components_are_bounded_by_the_images(x):
 
 def test_no_images_have_no_scores(fitted, x):
     assert fitted.score(x[:0]).shape == (0,)
-
-
-# ---- surprise of one level
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
-@pytest.mark.parametrize("draw", ["normal", "exponential", "standard_t"])
-def test_surprise_is_the_log_of_the_share_of_id_that_scores_as_high(rng, draw):
-    def scores(n):
-        return rng.standard_t(4, n) if draw == "standard_t" else getattr(rng, draw)(size=n)
-
-    e = Tail.fit(scores(2000))(scores(20_000))
-    for share in (0.8, 0.5, 0.2, 0.05, 0.02):
-        assert (e >= -np.log(share)).mean() == pytest.approx(share, rel=0.25)
-
-
-def test_surprise_rises_strictly_from_one_end_to_the_other(rng):
-    e = Tail.fit(rng.normal(size=600))(np.linspace(-9, 40, 5000))
-    assert (np.diff(e) > 0).all() and (e > 0).all() and np.isfinite(e).all()
-
-
-def test_the_unit_of_a_score_does_not_count(rng):
-    held, s = rng.normal(size=300), rng.normal(size=50) * 4
-    np.testing.assert_allclose(Tail.fit(held * 50 - 7)(s * 50 - 7), Tail.fit(held)(s), rtol=1e-9)
-
-
-def test_ties_are_borne(rng):
-    e = Tail.fit(np.round(rng.normal(size=300)))(np.array([-1.0, 0, 1, 2, 9]))
-    assert (np.diff(e) > 0).all()
-
-
-@pytest.mark.parametrize("wrong", [np.arange(10.0), np.ones(50), np.array([*range(30), np.nan])])
-def test_scores_from_which_nothing_follows_are_refused(wrong):
-    with pytest.raises(ValueError, match="expected at least 20"):
-        Tail.fit(wrong)
-
-
-# ---- the join
-
-
-@pytest.fixture
-def join(rng) -> Join:
-    return Join.fit({"pixels": rng.normal(size=600) * 80 + 6000, "features": rng.gamma(3, size=600)})
-
-
-def test_a_join_rises_with_each_level(join):
-    pixels, features = np.meshgrid(np.linspace(5500, 7000, 60), np.linspace(0, 40, 60))
-    joined = join({"pixels": pixels, "features": features})
-    assert (np.diff(joined, axis=0) > 0).all() and (np.diff(joined, axis=1) > 0).all()
-
-
-@pytest.mark.parametrize(("silent", "other"), [("pixels", "features"), ("features", "pixels")])
-def test_a_silent_level_leaves_what_the_other_says(join, silent, other):
-    loud = np.linspace(join.tails[other].knots[0], join.tails[other].knots[-1] * 2, 50)
-    quiet = np.full(50, join.tails[silent].knots[0] - 1e9)
-    np.testing.assert_allclose(join({silent: quiet, other: loud}), join.tails[other](loud), rtol=1e-12)
-
-
-def test_independent_levels_are_calibrated_together(rng):
-    """Fisher: twice the sum is chi-squared with four degrees of freedom on ID."""
-    join = Join.fit({"a": rng.normal(size=3000), "b": rng.gamma(2, size=3000)})
-    fresh = join({"a": rng.normal(size=20_000), "b": rng.gamma(2, size=20_000)})
-    for share in (0.5, 0.2, 0.05, 0.02):
-        assert (2 * fresh >= scipy.stats.chi2.isf(share, 4)).mean() == pytest.approx(share, rel=0.2)
-
-
-def test_two_levels_that_agree_to_be_loud_are_louder_than_one(join):
-    loud = {name: tail.knots[-1] + 5 * tail.excess for name, tail in join.tails.items()}
-    typical = {name: tail.knots[20] for name, tail in join.tails.items()}
-    both = join({name: np.array([s]) for name, s in loud.items()})
-    for name in loud:
-        assert (
-            join({name: np.array([loud[name]])} | {o: np.array([typical[o]]) for o in loud if o != name})
-            < both
-        )
-
-
-def test_a_join_comes_back_from_its_facts_to_the_same_bit(join, rng):
-    s = {"pixels": rng.normal(size=50) * 300 + 6000, "features": rng.gamma(9, size=50)}
-    np.testing.assert_array_equal(Join.from_facts(json.loads(json.dumps(join.facts())))(s), join(s))
-
-
-def test_levels_that_do_not_match_are_refused(join):
-    with pytest.raises(ValueError, match="pixels, features"):
-        join({"pixels": np.zeros(3)})
-    with pytest.raises(ValueError, match="one score per image"):
-        join({"pixels": np.zeros(3), "features": np.zeros(4)})
 
 
 # ---- the density of the whole vector

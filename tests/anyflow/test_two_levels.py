@@ -1,5 +1,7 @@
 """Laws of a detector on two levels: each part is a level's own score, the sum sees what either sees, and it travels."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,16 @@ def test_it_is_saved_and_loaded_to_the_same_scores(both, x, tmp_path, monkeypatc
     ]
     again = Detector.load(folder)
     assert np.allclose(again.parts(x[:6]), both.parts(x[:6]), rtol=1e-6) and again.level == "both"
+
+
+def test_one_saved_before_there_were_sights_keeps_its_sum(both, x, tmp_path):
+    path = both.save(tmp_path / "two") / "detector.json"
+    facts = json.loads(path.read_text())
+    facts |= {"format": "flowood detector 1", "join": facts["join"]["tails"]}
+    path.write_text(json.dumps(facts))
+    parts = Detector.load(tmp_path / "two").parts(x[:6])
+    own = sum(tail(parts[name].to_numpy()) for name, tail in both.join_.tails.items())
+    assert np.allclose(parts["ood_score"], own)
 
 
 def test_a_damaged_level_is_refused(both, tmp_path):
