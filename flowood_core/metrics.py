@@ -273,31 +273,6 @@ def _bootstrap(
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def redrawn(
-    name: str, id_scores: np.ndarray, ood_scores: np.ndarray, id_counts: np.ndarray, ood_counts: np.ndarray
-) -> np.ndarray:
-    """A metric of redraws that are given by how often each score is drawn.
-
-    Args:
-        name: of `evaluate`.
-        id_scores, ood_scores: shaped (n,) and (m,).
-        id_counts, ood_counts: shaped (b, n) and (b, m); each row sums to n, or m.
-    Returns:
-        shaped (b,).
-    """
-    distinct, bins = np.unique(-np.concatenate([id_scores, ood_scores]), return_inverse=True)
-    k, n = len(distinct), len(id_scores)
-    curve = _Curve(*(_cumulative(c, b, k) for c, b in ((id_counts, bins[:n]), (ood_counts, bins[n:]))))
-    return _METRICS[name](curve)
-
-
-def _cumulative(counts: np.ndarray, bins: np.ndarray, k: int) -> np.ndarray:
-    """Counts of each score as cumulative counts over k distinct falling scores, shaped (b, 1 + k)."""
-    found = np.zeros((k, len(counts)), dtype=np.int64)
-    np.add.at(found, bins, counts.T.astype(np.int64))
-    return _from_zero(np.cumsum(found.T, axis=-1))
-
-
 def _redrawn_counts(bins: np.ndarray, k: int, b: int, rng: np.random.Generator) -> np.ndarray:
     """b redraws of one sample as cumulative counts over k distinct falling scores, shaped (b, 1 + k)."""
     drawn = bins[rng.integers(len(bins), size=(b, len(bins)))] + (k * np.arange(b))[:, None]
