@@ -70,6 +70,9 @@ def told_by(sets: pd.DataFrame, scores: Mapping[str, np.ndarray]) -> pd.DataFram
     Returns:
         The same with auroc, auroc_low, auroc_high in percent, 95 % over the samples.
     """
-    found = {name: metrics.evaluate(scores["ID"], scores[name], rng=0)["auroc"] for name in sets.index}
+    found = {
+        name: metrics.evaluate(scores["ID"], scores[name], rng=0, wanted=["auroc"])["auroc"]
+        for name in sets.index
+    }
     columns = ("auroc", "auroc_low", "auroc_high")
     return sets.assign(**{c: [100 * found[n][k] for n in sets.index] for k, c in enumerate(columns)})
