@@ -257,7 +257,11 @@ _METRICS: _Metrics = {
 
 
 def _bootstrap(
-    id_scores: np.ndarray, ood_scores: np.ndarray, n_boot: int, rng: np.random.Generator, chosen: _Metrics
+    id_scores: np.ndarray,
+    ood_scores: np.ndarray,
+    n_boot: int,
+    rng: np.random.Generator,
+    chosen: _Metrics = _METRICS,
 ) -> dict[str, np.ndarray]:
     """Each chosen metric of `n_boot` redraws, shaped (n_boot,).
 
