@@ -26,8 +26,8 @@ CLAIM = (
 )
 HOW_TO_READ = (
     "How likely each set is to a flow trained on {id} (first row; the dashed line is its median). "
-    "Left, maximum likelihood: sets to the right of the line are <em>more</em> likely than the images the flow was "
-    "trained on. Right, the same flow trained with synthetic outliers."
+    "First, maximum likelihood: sets to the right of the line are <em>more</em> likely than the images the flow was "
+    "trained on. Then the same flow trained with synthetic outliers."
 )
 FIGURE, NARROW = "start_bias_and_cure.png", "start_bias_and_cure_narrow.png"
 WORDS = {
