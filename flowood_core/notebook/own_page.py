@@ -32,7 +32,7 @@ FEW = 500  # training images; below, a flow on pixels has seen too little to be 
 HEAT = (
     "Beside each picture: which part of the score of the flow on pixels comes from where. The parts add up to that "
     "score. The brightest colour stands for what one place in a hundred of your held-out pictures reaches, and for all "
-    "beyond. Bright is what the flow finds unlikely, edges and texture first, which need not be a defect."
+    "beyond. Bright is what the flow finds unlikely, which need not be a defect."
 )
 NO_HEAT = "This detector has no heat maps: its score does not come apart by place."
 SCRIPT = """
