@@ -11,7 +11,7 @@ r"""
 # 2.3 Learning objective
 **Question.** How can the likelihood of outliers be pushed down without the loss running away?
 **Answer in one line.** Softplus damps the gradient by $p/(1+p)$, so an outlier is let go once its density is below 1, and that 1 is a threshold in the units of $\mathbf x$.
-**Makes** Figs 1 and 2, a table of the mass in the OOD regions · **reads** nothing · **time** quick 45 s, sample half an hour, paper half an hour, each on one core
+**Makes** Figs 1 and 2, a table of the mass in the OOD regions · **reads** nothing · **time** quick 25 s, sample half an hour, paper half an hour, each on one core
 """
 
 # %% tags=["bootstrap"]

@@ -309,7 +309,7 @@ else:
 # %%
 unreadable = [] if test is None else [f"{name}: {why}" for name, why in test.unreadable.items()]
 files = files.assign(complexity=files.image.map(C))
-heat = own_page.heat_of(detector, picture_of, x_held[half:])  # None where its score has no places
+heat = own_page.heat_of(lambda x: explaining.by_place(detector, x), picture_of, x_held[half:])
 judged = own_page.Judged(files, gamma, kept, len(x_train), picture_of, heat, unreadable)
 sets = after.frame
 if P.level != "pixels":  # the page speaks of what the detector finds

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flowood_core.anyflow import explaining
 from flowood_core.notebook import figures, pages
 from flowood_core.system.files import write_atomically
 
@@ -91,24 +90,27 @@ def borderline(judged: Judged, n: int = SHOWN) -> pd.DataFrame:
     return judged.files.loc[nearest].sort_values("ood_score", ascending=False, kind="stable")
 
 
-def heat_of(detector: Any, picture: Callable[[str], Any], held: Any) -> Callable[[str], Any] | None:
-    """`Judged.heat` of a detector: which part of its score each place of a picture has (`explaining.by_place`).
+def heat_of(
+    by_place: Callable[[Any], Any], picture: Callable[[str], Any], held: Any
+) -> Callable[[str], Any] | None:
+    """`Judged.heat`: which part of its score each place of a picture has.
 
     Args:
-        detector, picture: as in `Judged`.
-        held: uint8 (n, c, h, w), held-out ID pictures: the colours of all maps run from the 1 % to the 99 % quantile
-            of theirs.
+        by_place: pictures uint8 (n, c, h, w) to maps (n, h, w), higher = more OOD, as `explaining.by_place` makes
+            them; None for a detector whose score does not come apart by place.
+        picture: as in `Judged`.
+        held: held-out ID pictures: the colours of all maps run from the 1 % to the 99 % quantile of theirs.
     Returns:
-        None where the score of this detector does not come apart by place.
+        None where there are no maps.
     """
-    maps = explaining.by_place(detector, held[:200])
+    maps = by_place(held[:200])
     if maps is None:
         return None
     ends = figures.heat_ends([maps])
 
     def heat(name: str) -> Any:
         shown = picture(name)[None]
-        return figures.heat_over(shown, explaining.by_place(detector, shown), ends=ends)[0]
+        return figures.heat_over(shown, by_place(shown), ends=ends)[0]
 
     return heat
 

@@ -1,5 +1,6 @@
 """Laws of the page one sends on: what is looked at first, what is advised, and that it is one file."""
 
+import functools
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from flowood_core import Detector, datasets
+from flowood_core.anyflow import explaining
 from flowood_core.notebook import figures, own_page
 
 RNG = np.random.default_rng(0)
@@ -106,10 +108,10 @@ def test_heat_maps_of_a_detector_share_the_colours_of_held_out_pictures():
     x = datasets.load("photo", "train").x[:60]
     detector = Detector(**small).fit(x)
     dark = figures.heat_over(x[:1], np.full((1, 32, 32), -1e9), ends=(0, 1))[0]
-    heat = own_page.heat_of(detector, lambda name: x[int(name)], x[:20])
+    maps = functools.partial(explaining.by_place, detector)
+    heat = own_page.heat_of(maps, lambda name: x[int(name)], x[:20])
     assert heat("0").shape == (3, 32, 32) and heat("0").dtype == np.uint8 and (heat("0") != dark).any()
-    rows = Detector(**small).fit(RNG.normal(size=(60, 4)))
-    assert own_page.heat_of(rows, lambda name: x[0], x[:20]) is None
+    assert own_page.heat_of(lambda x: None, lambda name: x[0], x[:20]) is None
 
 
 def test_nothing_to_show_is_refused(tmp_path):
