@@ -163,7 +163,7 @@ def metric(
     """A metric of `metrics` by name, such as "auroc" or "fpr95_id95", with its redraws; a fraction."""
     id_, ood = np.asarray(id_scores, float), np.asarray(ood_scores, float)
     value = float(getattr(metrics, name)(id_, ood))
-    return Sample(value, (_FAST.get(name) or _by_curve(name))(id_, ood, id_counts, ood_counts))
+    return Sample(value, _REDRAWN[name](id_, ood, id_counts, ood_counts))
 
 
 def auroc(
@@ -235,17 +235,26 @@ def _fpr95_ood95(
     return _fpr95_id95(-ood, -id_, ood_counts, id_counts)
 
 
-_FAST: dict[str, Callable[..., np.ndarray]] = {
+def _aupr_out(id_: np.ndarray, ood: np.ndarray, id_counts: np.ndarray, ood_counts: np.ndarray) -> np.ndarray:
+    """Average precision: only where an OOD score lies is something gained, so only there precision is needed."""
+    falling = np.argsort(-ood)
+    at, drawn = -ood[falling], ood_counts[falling]
+    caught = _accumulated(drawn)[np.searchsorted(at, at, "right")].astype(np.float64)  # ties count as one
+    order = np.argsort(-id_)
+    flagged = _accumulated(id_counts[order])[np.searchsorted(-id_[order], at, "right")]
+    np.divide(caught, np.maximum(caught + flagged, 1), out=caught)  # 0 / 0 only where nothing is gained
+    return np.einsum("mb,mb->b", caught, drawn) / len(ood)
+
+
+def _aupr_in(id_: np.ndarray, ood: np.ndarray, id_counts: np.ndarray, ood_counts: np.ndarray) -> np.ndarray:
+    """The same with the classes exchanged and every score negated."""
+    return _aupr_out(-ood, -id_, ood_counts, id_counts)
+
+
+_REDRAWN: dict[str, Callable[..., np.ndarray]] = {
     "auroc": _auroc,
+    "aupr_out": _aupr_out,
+    "aupr_in": _aupr_in,
     "fpr95_id95": _fpr95_id95,
     "fpr95_ood95": _fpr95_ood95,
 }
-
-
-def _by_curve(name: str) -> Callable[..., np.ndarray]:
-    def redrawn(
-        id_: np.ndarray, ood: np.ndarray, id_counts: np.ndarray, ood_counts: np.ndarray
-    ) -> np.ndarray:
-        return metrics.redrawn(name, id_, ood, id_counts.T, ood_counts.T)
-
-    return redrawn

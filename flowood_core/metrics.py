@@ -11,7 +11,7 @@ repetitions are one call; leading axes broadcast. Ties are counted as ties, neve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +95,7 @@ def evaluate(
     n_boot: int = 1000,
     level: float = 0.95,
     rng: np.random.Generator | int,
+    wanted: Collection[str] | None = None,
 ) -> dict[str, Estimate | int]:
     """All metrics of one pair of samples, each with a percentile bootstrap interval.
 
@@ -108,6 +109,7 @@ def evaluate(
         n_boot: redraws; 0 leaves the bounds nan.
         level: coverage of the interval.
         rng: generator or seed.
+        wanted: names of metrics, on the same redraws as all of them; None is all.
     Returns:
         "auroc", "aupr_out", "aupr_in", "fpr95_id95" and "fpr95_ood95", each an Estimate, and the counts
         "n_id" and "n_ood".
@@ -121,15 +123,16 @@ def evaluate(
     _check_level(level)
     if n_boot < 0:
         raise ValueError(f"expected n_boot to be 0 or more, got {n_boot}")
-    values = {name: metric(_curve(id_, ood)) for name, metric in _METRICS.items()}
+    chosen = {name: _METRICS[name] for name in (_METRICS if wanted is None else wanted)}
+    values = {name: metric(_curve(id_, ood)) for name, metric in chosen.items()}
     if n_boot == 0:
-        intervals = dict.fromkeys(_METRICS, (math.nan, math.nan))
+        intervals = dict.fromkeys(chosen, (math.nan, math.nan))
     else:
-        redraws = _bootstrap(id_, ood, n_boot, _generator(rng))
+        redraws = _bootstrap(id_, ood, n_boot, _generator(rng), chosen)
         tails = ((1 - level) / 2, (1 + level) / 2)
         intervals = {name: np.quantile(redraw, tails) for name, redraw in redraws.items()}
     result: dict[str, Estimate | int] = {
-        name: Estimate(float(values[name]), *map(float, intervals[name])) for name in _METRICS
+        name: Estimate(float(values[name]), *map(float, intervals[name])) for name in chosen
     }
     return result | {"n_id": len(id_), "n_ood": len(ood)}
 
@@ -243,7 +246,8 @@ def _fpr95_id95(curve: _Curve) -> np.ndarray:
     return _fpr95_ood95(_mirrored(curve))
 
 
-_METRICS: dict[str, Callable[[_Curve], np.ndarray]] = {
+_Metrics = Mapping[str, Callable[[_Curve], np.ndarray]]
+_METRICS: _Metrics = {
     "auroc": _auroc,
     "aupr_out": _aupr_out,
     "aupr_in": _aupr_in,
@@ -253,9 +257,13 @@ _METRICS: dict[str, Callable[[_Curve], np.ndarray]] = {
 
 
 def _bootstrap(
-    id_scores: np.ndarray, ood_scores: np.ndarray, n_boot: int, rng: np.random.Generator
+    id_scores: np.ndarray,
+    ood_scores: np.ndarray,
+    n_boot: int,
+    rng: np.random.Generator,
+    chosen: _Metrics = _METRICS,
 ) -> dict[str, np.ndarray]:
-    """Every metric of `n_boot` redraws, shaped (n_boot,).
+    """Each chosen metric of `n_boot` redraws, shaped (n_boot,).
 
     A redraw only changes how often each score occurs, so the scores are sorted once and a redraw is a row of
     counts. Each sample has its own stream: the result does not depend on how the rows are cut into chunks.
@@ -264,38 +272,13 @@ def _bootstrap(
     k, n = len(distinct), len(id_scores)
     samples = list(zip((bins[:n], bins[n:]), rng.spawn(2), strict=True))
     rows = max(1, _CELLS // max(k, len(bins)))
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in _METRICS}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in chosen}
     for start in range(0, n_boot, rows):
         b = min(rows, n_boot - start)
         curve = _Curve(*(_redrawn_counts(sample, k, b, stream) for sample, stream in samples))
-        for name, metric in _METRICS.items():
+        for name, metric in chosen.items():
             parts[name].append(metric(curve))
     return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-def redrawn(
-    name: str, id_scores: np.ndarray, ood_scores: np.ndarray, id_counts: np.ndarray, ood_counts: np.ndarray
-) -> np.ndarray:
-    """A metric of redraws that are given by how often each score is drawn.
-
-    Args:
-        name: of `evaluate`.
-        id_scores, ood_scores: shaped (n,) and (m,).
-        id_counts, ood_counts: shaped (b, n) and (b, m); each row sums to n, or m.
-    Returns:
-        shaped (b,).
-    """
-    distinct, bins = np.unique(-np.concatenate([id_scores, ood_scores]), return_inverse=True)
-    k, n = len(distinct), len(id_scores)
-    curve = _Curve(*(_cumulative(c, b, k) for c, b in ((id_counts, bins[:n]), (ood_counts, bins[n:]))))
-    return _METRICS[name](curve)
-
-
-def _cumulative(counts: np.ndarray, bins: np.ndarray, k: int) -> np.ndarray:
-    """Counts of each score as cumulative counts over k distinct falling scores, shaped (b, 1 + k)."""
-    found = np.zeros((k, len(counts)), dtype=np.int64)
-    np.add.at(found, bins, counts.T.astype(np.int64))
-    return _from_zero(np.cumsum(found.T, axis=-1))
 
 
 def _redrawn_counts(bins: np.ndarray, k: int, b: int, rng: np.random.Generator) -> np.ndarray:

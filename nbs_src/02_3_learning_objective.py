@@ -11,7 +11,7 @@ r"""
 # 2.3 Learning objective
 **Question.** How can the likelihood of outliers be pushed down without the loss running away?
 **Answer.** Softplus damps the gradient by $p/(1+p)$, so an outlier is let go once its density is below 1. That 1 is a threshold in the units of $\mathbf x$, whether or not anybody chose it.
-**Makes** Figs 1 and 2, a table of the mass in the OOD regions, eq. (1) in numbers · **reads** nothing · **time** on one core: quick 45 s, sample and paper half an hour
+**Makes** Figs 1 and 2, a table of the mass in the OOD regions, eq. (1) in numbers · **reads** nothing · **time** on one core: quick 25 s, sample and paper half an hour
 """
 
 # %% tags=["bootstrap"]

@@ -309,7 +309,8 @@ else:
 # %%
 unreadable = [] if test is None else [f"{name}: {why}" for name, why in test.unreadable.items()]
 files = files.assign(complexity=files.image.map(C))
-judged = own_page.Judged(files, gamma, kept, len(x_train), picture_of, unreadable=unreadable)
+heat = own_page.heat_of(lambda x: explaining.by_place(detector, x), picture_of, x_held[half:])
+judged = own_page.Judged(files, gamma, kept, len(x_train), picture_of, heat, unreadable)
 sets = after.frame
 if P.level != "pixels":  # the page speaks of what the detector finds
     sets = explaining.told_by(sets, {name: detector.ood_score(x) for name, x in judged_sets.items()})

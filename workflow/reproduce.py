@@ -22,7 +22,7 @@ from workflow import warm
 
 __all__ = ["main"]
 
-LOOKS_EVERY_S = 0.5
+LOOKS_EVERY_S, GROWS_EVERY_S = 0.5, 15.0  # the page reloads itself as often as it grows
 SHARE = {"runs": 0.75, "notebooks": 0.25}  # of the time, before anything is known
 TOLD_LINES = 14
 
@@ -132,7 +132,7 @@ def _watch(profile: str, lifeline: int, began: float) -> None:
     folder, first = paths.profile_dir(profile), site.first_figure(profile)
     runs = [spec.folder for spec in grid.by_run_id(profile).values()]
     bar = Progress(100, f"profile {profile}", start=_percent(folder, runs)[0])
-    seen, drawing, is_told = None, 0, False
+    seen, drawing, drawn, is_told = None, 0, began - GROWS_EVERY_S, False
     while not select.select([lifeline], [], [], LOOKS_EVERY_S)[0]:
         percent, facts = _percent(folder, runs)
         made = facts["notebooks"]
@@ -145,8 +145,10 @@ def _watch(profile: str, lifeline: int, began: float) -> None:
                 f"First figure after {time.monotonic() - began:.0f} s: {first}\nPage, which grows: {page}"
             )
             is_told = True
-        if not drawing and seen != made and site.can_draw_first(profile):
+        is_due = seen != made and time.monotonic() - drawn >= GROWS_EVERY_S
+        if not drawing and is_due and site.can_draw_first(profile):
             drawing, seen = _copy(lambda: site.build(profile, is_growing=True)), made
+            drawn = time.monotonic()
     if drawing:
         os.waitpid(drawing, 0)
     bar.close()

@@ -15,10 +15,25 @@ import pandas as pd
 from flowood_core.notebook import figures, pages
 from flowood_core.system.files import write_atomically
 
-__all__ = ["Judged", "advice", "borderline", "draw_overview", "most_suspicious", "verdict", "write"]
+__all__ = [
+    "Judged",
+    "advice",
+    "borderline",
+    "draw_overview",
+    "heat_of",
+    "most_suspicious",
+    "verdict",
+    "write",
+]
 
 SHOWN = 10
 FEW = 500  # training images; below, a flow on pixels has seen too little to be trusted far from them
+HEAT = (
+    "Beside each picture: which part of the score of the flow on pixels comes from where. The parts add up to that "
+    "score. The brightest colour stands for what one place in a hundred of your held-out pictures reaches, and for all "
+    "beyond. Bright is what the flow finds unlikely, which need not be a defect."
+)
+NO_HEAT = "This detector has no heat maps: its score does not come apart by place."
 SCRIPT = """
 for (const button of document.querySelectorAll("th[data-sort] button")) button.addEventListener("click", () => {
   const head = button.parentElement, body = head.closest("table").tBodies[0], n = head.cellIndex;
@@ -43,7 +58,7 @@ class Judged:
         kept: share of held-out ID pictures below it.
         n_train: ID pictures trained on.
         picture: name -> uint8 (c, h, w) as the flow sees it.
-        heat: name -> the same picture with its anomaly map laid over it, where the model has one.
+        heat: name -> the same picture with a heat map laid over it, see `heat_of`; None where the model has none.
         unreadable: names of files that are no pictures.
         unit: of the score.
     """
@@ -73,6 +88,31 @@ def borderline(judged: Judged, n: int = SHOWN) -> pd.DataFrame:
     distance = (judged.files["ood_score"] - judged.gamma).abs()
     nearest = distance.sort_values(kind="stable").head(n).index
     return judged.files.loc[nearest].sort_values("ood_score", ascending=False, kind="stable")
+
+
+def heat_of(
+    by_place: Callable[[Any], Any], picture: Callable[[str], Any], held: Any
+) -> Callable[[str], Any] | None:
+    """`Judged.heat`: which part of its score each place of a picture has.
+
+    Args:
+        by_place: pictures uint8 (n, c, h, w) to maps (n, h, w), higher = more OOD, as `explaining.by_place` makes
+            them; None for a detector whose score does not come apart by place.
+        picture: as in `Judged`.
+        held: held-out ID pictures: the colours of all maps run from the 1 % to the 99 % quantile of theirs.
+    Returns:
+        None where there are no maps.
+    """
+    maps = by_place(held[:200])
+    if maps is None:
+        return None
+    ends = figures.heat_ends([maps])
+
+    def heat(name: str) -> Any:
+        shown = picture(name)[None]
+        return figures.heat_over(shown, by_place(shown), ends=ends)[0]
+
+    return heat
 
 
 def verdict(judged: Judged, sets: pd.DataFrame) -> str:
@@ -125,7 +165,7 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(quoted) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def draw_overview(samples: pd.DataFrame, sets: pd.DataFrame) -> Any:
+def draw_overview(samples: pd.DataFrame, sets: pd.DataFrame, *, is_narrow: bool = False) -> Any:
     """Complexity against log-likelihood, and the AUROC of every set beside that of complexity alone.
 
     The frame is that of the ID set: what lies below it is drawn at its edge and counted, and the line is that of the
@@ -134,11 +174,13 @@ def draw_overview(samples: pd.DataFrame, sets: pd.DataFrame) -> Any:
     Args:
         samples: set, complexity, log_px; the first set is ID.
         sets: as for `advice`, also with gap [bits/dim].
+        is_narrow: one below the other, as a phone wants them.
     """
     names = list(dict.fromkeys(samples["set"]))
     palette = (figures.ORANGE, figures.GREEN, figures.PURPLE, figures.RED, figures.YELLOW, figures.BLACK)
     colours = dict(zip(names, (figures.BLUE, *palette, *["#777777"] * len(names)), strict=False))
-    fig, (left, right) = figures.figure("wide", columns=2, height=4.2)
+    shape = {"rows": 2, "height": 7.6} if is_narrow else {"columns": 2, "height": 4.2}
+    fig, (left, right) = figures.figure("single" if is_narrow else "wide", **shape)
     by_set = {n: part for n, part in samples.groupby("set", sort=False)}
     points = {n: (p.complexity.to_numpy(), p.log_px.to_numpy()) for n, p in by_set.items()}
     figures.draw_likelihoods(left, points, colours=colours)
@@ -193,6 +235,7 @@ def write(
             f"<p>{html.escape(verdict(judged, sets))}</p>",
             f"<p><strong>Advice.</strong> {html.escape(advice(judged, sets))}</p></div>",
             _threshold(judged),
+            f'<p class="note">{HEAT if judged.heat else NO_HEAT}</p>',
             _pictures("The most suspicious pictures", most_suspicious(judged), judged),
             _pictures("The borderline pictures, nearest to the threshold", borderline(judged), judged),
             "<h2>The diagnosis</h2>", *[_stage(title, *of) for title, of in stages.items()],
@@ -235,9 +278,11 @@ def _picture(row: Any, judged: Judged) -> str:
 
 def _stage(title: str, said: str, samples: pd.DataFrame, sets: pd.DataFrame) -> str:
     figures.use_style()
-    fig = draw_overview(samples, sets)
-    address = pages.embedded(fig)
-    figures.plt.close(fig)  # a notebook shows what is left open
+    addresses = []
+    for is_narrow in (False, True):
+        fig = draw_overview(samples, sets, is_narrow=is_narrow)
+        addresses.append(pages.embedded(fig))
+        figures.plt.close(fig)  # a notebook shows what is left open
     alt = "complexity against log-likelihood, and AUROC of each set"
     heads = {
         "n": "pictures", "gap": "complexity against yours [bits/dim]", "auroc": "AUROC [%]", "auroc_low": "from",
@@ -247,7 +292,7 @@ def _stage(title: str, said: str, samples: pd.DataFrame, sets: pd.DataFrame) -> 
     shown = table.map(lambda v: f"{v:.1f}" if isinstance(v, float) else v)
     return (
         f"<h3>{html.escape(title)}</h3><p>{html.escape(said)}</p>"
-        f'<figure class="wide"><div class="scroll"><img src="{address}" alt="{alt}"></div></figure>'
+        f"<figure>{pages.picture(*addresses, alt)}</figure>"
         f"{pages.shown_table(shown, 'AUROC with 95 % interval', rows=None)}"
     )
 

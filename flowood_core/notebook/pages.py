@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["document", "embedded", "shown_table", "style", "words_apart"]
+__all__ = ["document", "embedded", "picture", "shown_table", "style", "words_apart"]
 
 SHOWN_ROWS = 40
 NOT_RUN = "not run"
@@ -50,6 +50,12 @@ def embedded(picture: Any) -> str:
         pixels = np.asarray(picture).transpose(1, 2, 0)
         Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0]).save(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture(wide: str, narrow: str | None, alt: str) -> str:
+    """A figure by its address; `narrow` is the same drawn for a phone, one panel below the other."""
+    source = f'<source media="(max-width: 40rem)" srcset="{narrow}">' if narrow else ""
+    return f'<picture>{source}<img src="{wide}" alt="{html.escape(alt)}"></picture>'
 
 
 def shown_table(frame: pd.DataFrame, caption: str = "", *, rows: int | None = SHOWN_ROWS) -> str:

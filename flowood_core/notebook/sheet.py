@@ -26,6 +26,8 @@ LABELS = {
     "sample": "sample profile: real subsets and few epochs, not the paper's training",
 }
 
+UNPRINTED = ("quick", "smoke")  # profiles of embedded data: a page shows their figures, no paper prints them
+
 
 class Sheet:
     """What one execution of a notebook leaves: figures, tables, and a manifest written last.
@@ -48,16 +50,19 @@ class Sheet:
         return self._label or LABELS.get(profile, f"{profile} profile")
 
     def save_figure(self, fig: Any, name: str, caption: str = "", *, label: str | None = None) -> None:
-        """Save as PNG and PDF under ``figures/``, byte-stable, and leave it displayed.
+        """Save under ``figures/``, byte-stable, and leave it displayed: as PNG, and as PDF where it may be printed.
 
         `label` replaces that of the sheet below this figure; "" where no number depends on a training.
         """
         label = self.label if label is None else label
         fig.text(0.995, -0.01, label, ha="right", va="top", fontsize=6, color="0.45")
-        for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+        kinds = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}
+        for suffix in kinds if self.params["profile"] not in UNPRINTED else [".png"]:
             path = self._path("figures", name + suffix)
             buffer = io.BytesIO()
-            fig.savefig(buffer, format=suffix[1:], metadata=metadata)
+            fig.savefig(buffer, format=suffix[1:], metadata=kinds[suffix])
+            # laid out once: it is drawn up to twice more, here and by the notebook
+            fig.set_layout_engine("none")
             write_atomically(path, buffer.getvalue())
             if suffix == ".png":
                 self._note(path, caption)

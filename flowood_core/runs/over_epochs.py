@@ -77,7 +77,10 @@ def _at(spec: Pixels, test: Mapping[str, Any], epoch: float, weights: Path) -> l
             epoch,
             f"auroc {kind}",
             ood,
-            *(100 * v for v in metrics.evaluate(of[spec.id][kind], of[ood][kind], rng=0)["auroc"]),
+            *(
+                100 * v
+                for v in metrics.evaluate(of[spec.id][kind], of[ood][kind], rng=0, wanted=["auroc"])["auroc"]
+            ),
         ]
         for ood in test
         if ood != spec.id

@@ -150,6 +150,10 @@ def test_the_first_figure_comes_with_the_first_two_runs(outputs):
     text = site.build("smoke", is_growing=True).read_text("utf-8")
     assert site.first_figure("smoke").is_file()
     assert "files/start_bias_and_cure.png" in text and "The paper, Table 2" in text and "44.3" in text
+    narrow = site.first_figure("smoke").parents[1] / "site" / "files" / front.NARROW
+    with Image.open(narrow) as phone, Image.open(site.first_figure("smoke")) as desk:
+        assert phone.width < desk.width and phone.height > phone.width, "panels stand below one another"
+    assert f'srcset="files/{front.NARROW}"' in text
 
 
 @pytest.mark.parametrize("profile", profiles.profiles())

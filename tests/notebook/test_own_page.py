@@ -1,11 +1,14 @@
 """Laws of the page one sends on: what is looked at first, what is advised, and that it is one file."""
 
+import functools
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from flowood_core import Detector, datasets
+from flowood_core.anyflow import explaining
 from flowood_core.notebook import figures, own_page
 
 RNG = np.random.default_rng(0)
@@ -92,6 +95,23 @@ def test_the_page_is_one_file_with_pictures_heat_maps_a_table_and_what_could_not
     assert len(re.findall(r'alt="heat map of', text)) == 20 and text.count('data-value="') == 30
     assert "torn.png: broken" in text and "f&lt;29&gt;.png" in text and "f<29>" not in text
     assert "is biased" in text and "is less biased" in text and "95.0%" in text
+    assert own_page.HEAT in text and text.count('media="(max-width: 40rem)"') == 2
+
+
+def test_without_heat_maps_the_page_says_so(tmp_path):
+    text = own_page.write(tmp_path / "page.html", judged(), {"": ("", samples(), sets())}).read_text("utf-8")
+    assert own_page.NO_HEAT in text and "heat map of" not in text
+
+
+def test_heat_maps_of_a_detector_share_the_colours_of_held_out_pictures():
+    small = {"mle_steps": 2, "steps": 0, "blocks": 2, "hidden": 8}
+    x = datasets.load("photo", "train").x[:60]
+    detector = Detector(**small).fit(x)
+    dark = figures.heat_over(x[:1], np.full((1, 32, 32), -1e9), ends=(0, 1))[0]
+    maps = functools.partial(explaining.by_place, detector)
+    heat = own_page.heat_of(maps, lambda name: x[int(name)], x[:20])
+    assert heat("0").shape == (3, 32, 32) and heat("0").dtype == np.uint8 and (heat("0") != dark).any()
+    assert own_page.heat_of(lambda x: None, lambda name: x[0], x[:20]) is None
 
 
 def test_nothing_to_show_is_refused(tmp_path):

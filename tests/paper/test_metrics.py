@@ -344,3 +344,10 @@ def test_no_scores_are_refused(metric):
 def test_wrong_calls_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_one_metric_alone_is_what_it_is_among_all():
+    id_, ood = np.random.default_rng(3).normal(size=(2, 60))
+    alone = evaluate(id_, ood + 1, n_boot=50, rng=0, wanted=["auroc"])
+    assert alone == {k: v for k, v in evaluate(id_, ood + 1, n_boot=50, rng=0).items() if k in alone}
+    assert set(alone) == {"auroc", "n_id", "n_ood"}

@@ -52,7 +52,7 @@ def build(profile: str, *, is_growing: bool = False) -> Path:
 
 def _build(profile: str, out: Path, is_growing: bool) -> None:
     folder = out.parent
-    _draw_first(profile)
+    _draw_first(profile, out / "files")
     manifests = {m["notebook"]: m for m in map(_read, sorted((folder / "notebooks").glob("*.json")))}
     if not manifests and not is_growing:
         raise FileNotFoundError(
@@ -104,17 +104,31 @@ def can_draw_first(profile: str) -> bool:
     return len(pair) == 2 and all(RunFolder(s).is_done() for s in pair)
 
 
-def _draw_first(profile: str) -> None:
-    """Draw it where notebook 00 has not yet, so that something can be seen before the grid has ended."""
+def _draw_first(profile: str, out: Path) -> None:
+    """Draw it where notebook 00 has not yet, so that something can be seen before the grid has ended.
+
+    Below `out` stands the same one panel below the other, for phones.
+    """
+    if not can_draw_first(profile):
+        return
+    if not first_figure(profile).is_file():
+        _save_first(profile, first_figure(profile), {"columns": 2, "sharey": True})
+    narrow, newest = (
+        out / front.NARROW,
+        max((s.folder / "metrics.json").stat().st_mtime for s in first_pair(profile)),
+    )
+    if not narrow.is_file() or narrow.stat().st_mtime < newest:
+        _save_first(profile, narrow, {"kind": "single", "rows": 2})
+
+
+def _save_first(profile: str, path: Path, shape: Mapping[str, Any]) -> None:
     from flowood_core.notebook import figures
 
-    path = first_figure(profile)
-    if path.is_file() or not can_draw_first(profile):
-        return
     runs = [run for s in first_pair(profile) if (run := Run.read(s)) is not None]
     sets = [runs[0].spec.id, *runs[0].metrics["ood"]]
     figures.use_style()
-    fig, axes = figures.figure("wide", columns=2, height=1.2 + 0.3 * len(sets), sharey=True)
+    height = (1.2 + 0.3 * len(sets)) * shape.get("rows", 1)
+    fig, axes = figures.figure(**{"kind": "wide", "height": height} | dict(shape))
     for run, ax, title in zip(runs, axes, ("maximum likelihood", "CCM+Gaussian outliers"), strict=True):
         values = {s: run.arrays[s]["log_px"] / 1000 for s in sets if s in run.arrays}
         figures.draw_boxes(ax, values, labels=datasets.LABELS)

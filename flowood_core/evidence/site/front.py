@@ -26,10 +26,10 @@ CLAIM = (
 )
 HOW_TO_READ = (
     "How likely each set is to a flow trained on {id} (first row; the dashed line is its median). "
-    "Left, maximum likelihood: sets to the right of the line are <em>more</em> likely than the images the flow was "
-    "trained on. Right, a flow trained with synthetic outliers too."
+    "First, maximum likelihood: sets to the right of the line are <em>more</em> likely than the images the flow was "
+    "trained on. Then the same flow trained with synthetic outliers."
 )
-FIGURE = "start_bias_and_cure.png"
+FIGURE, NARROW = "start_bias_and_cure.png", "start_bias_and_cure_narrow.png"
 WORDS = {
     "holds": "yes",
     "holds partly": "partly",
@@ -89,10 +89,8 @@ def _figure(profile: str) -> str:
     id_ = profiles.preset(profile).get(START, {}).get("id", "")
     said = HOW_TO_READ.format(id=html.escape(datasets.LABELS.get(id_, id_)))
     alt = "box plots of the log-likelihood of every set, before and after the correction"
-    return (
-        f'<figure class="wide"><div class="scroll"><img src="files/{FIGURE}" alt="{alt}"></div>'
-        f"<figcaption>{said}</figcaption></figure>"
-    )
+    narrow = f"files/{NARROW}" if (paths.profile_dir(profile) / "site" / "files" / NARROW).is_file() else None
+    return f"<figure>{pages.picture(f'files/{FIGURE}', narrow, alt)}<figcaption>{said}</figcaption></figure>"
 
 
 # --- the numbers -------------------------------------------------------------------------------------------

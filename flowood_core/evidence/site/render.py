@@ -107,8 +107,8 @@ def exhibit(source: Path, caption: str, out: Path, prefix: str) -> str:
     shutil.copy(source, target)
     link, caption = f"files/{target.name}", html.escape(caption)
     if source.suffix == ".png":
-        picture = f'<img src="{link}" alt="{caption}" loading="lazy">'
-        return f'<figure class="wide">{picture}<figcaption>{caption}</figcaption></figure>'
+        picture = f'<a href="{link}"><img src="{link}" alt="{caption}" loading="lazy"></a>'
+        return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
     frame = pd.read_csv(source)
     made = pages.shown_table(frame, f"{caption} (<a href='{link}'>CSV</a>)")
     return f"<details><summary>Table {source.stem}: {caption}</summary>{made}</details>"
