@@ -65,7 +65,9 @@ def describe(spec: runs.Spec, base: runs.Spec, d: int) -> Choice:
         frozenset({"hidden"}): Choice(
             "A7", f"{spec.hidden} hidden channels instead of {base.hidden}, no squeeze"
         ),
-        frozenset({"permute_soft"}): Choice("A8", "rotations instead of permutations"),
+        frozenset({"permute_soft"}): Choice(
+            "A8", "rotations instead of permutations" + ", MLE" * (spec.method == "mle")
+        ),
         frozenset({"outlier_prob", "batch_size", "epochs"}): Choice(
             "A13", "outliers added, not replacing ID"
         ),
@@ -171,11 +173,11 @@ def over_probability(profile: str, finished: Finished = grid.finished) -> pd.Dat
     """
     if "outlier_prob" not in grid.tables(profile):
         return pd.DataFrame(columns=_SWEPT)
-    ids = {s.id for s in grid.rows(profile, "outlier_prob")}
+    wanted = {(s.id, s.seed) for s in grid.rows(profile, "outlier_prob")}  # every point has the same seeds
     bases = [r for r in finished(profile, TRAINED) if r.spec.method in ("mle", "ccm_gaussian")]
     of: dict[float, list[runs.Run]] = {}
     for run in [*bases, *finished(profile, "outlier_prob")]:
-        if run.spec.id in ids:
+        if (run.spec.id, run.spec.seed) in wanted:
             of.setdefault(0.0 if run.spec.method == "mle" else run.spec.outlier_prob, []).append(run)
     rows = []
     for probability, group in sorted(of.items()):
@@ -213,6 +215,7 @@ def reading_of_probability(found: pd.DataFrame) -> list[Said]:
     said.append(
         (is_dearer, f"More outliers cost likelihood: {price}", f"They cost no likelihood here: {price}")
     )
+    said.append((found["n_seeds"].max() == 1, "One seed: the intervals hold test draws alone."))
     said.append(
         (True, "No probability was chosen by this figure, which sees test sets; every other page keeps 0.5.")
     )

@@ -91,4 +91,4 @@ def test_the_curve_over_the_probability_starts_at_mle_and_passes_through_the_pap
         assert of.bpd[probability].value == pytest.approx(run.metrics["id"]["bpd"])
         assert of.low[probability] <= of.value[probability] <= of.high[probability]
     said = decisions.reading_of_probability(found)
-    assert len(said) == 4 and all("0.5" in words for _, words, *_ in said[:2])
+    assert len(said) == 5 and all("0.5" in words for _, words, *_ in said[:2]) and said[3][0], "one seed"
