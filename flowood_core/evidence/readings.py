@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from flowood_core.evidence import tables
+from flowood_core.evidence.feature_tables import METHODS
 from flowood_core.features import map_flows
+from flowood_core.notebook import labels
 from flowood_core.notebook.reading import Said
 
 __all__ = ["bias", "complexity_of_pictures", "complexity_of_sets", "feature_gains", "feature_levels",
-           "feature_variants", "order_of_texts"]  # fmt: skip
+           "feature_size", "feature_variants", "order_of_texts"]  # fmt: skip
 
 
 def complexity_of_sets(C: Mapping[str, np.ndarray], labels: Mapping[str, str], radius: float) -> list[Said]:
@@ -214,6 +216,46 @@ def feature_variants(gains: Mapping[str, pd.DataFrame], ours: pd.DataFrame) -> l
             else "",
         ),
     ]
+
+
+def feature_size(auroc: pd.DataFrame, alone: pd.DataFrame, gains: pd.DataFrame) -> list[Said]:
+    """Flows at the paper's size beside its best flow and beside what needs no flow.
+
+    Args:
+        auroc: of `tables.over_seeds`: model, method, score, value. alone: of `feature_tables.without_flow`.
+        gains: of `tables.over_base`: score, value, low.
+    """
+    flows = auroc[auroc["score"].isin(["px", "published", "pz"])].reset_index(drop=True)
+    if not len(flows):
+        return []
+    best = flows.loc[flows["value"].idxmax()]
+    name = f"{map_flows.LABELS[best['model']]}, {METHODS[best['method']]}, by {labels.text_of(best['score'])}"
+    rows = tables.printed("table_5").query("dataset == 'chest_xray' and metric == 'auroc'")
+    printed, rival = rows["paper"].max(), alone.loc[alone["value"].idxmax()] if len(alone) else None
+    trained = gains[gains["score"] == "px"]
+    up, n = int((trained["value"] >= 0).sum()), len(trained)
+    said = [
+        (
+            best["value"] > printed,
+            f"The best of our rows ({name}) reaches {best['value']:.1f}; the paper's best flow {printed:.1f}.",
+            f"The best of our rows ({name}) reaches {best['value']:.1f} and stays below the paper's {printed:.1f}.",
+        ),
+        (
+            n > 0 and up == n,
+            f"By −log p, which the objective trains, every row with outliers is at or above its plain row; "
+            f"{int((trained['low'] > 0).sum())} of {n} for sure.",
+            f"By −log p, which the objective trains, {n - up} of {n} rows with outliers lie below their plain row."
+            if n else "",
+        ),
+    ]  # fmt: skip
+    if rival is not None:
+        without = f"{rival['model']} ({rival['method']}) reaches {rival['value']:.1f}"
+        said.append((
+            rival["value"] > best["value"],
+            f"A flow is not needed for that: {without} without one.",
+            f"Without a flow {without} at best.",
+        ))  # fmt: skip
+    return said
 
 
 def complexity_of_pictures(table_8: pd.DataFrame) -> list[Said]:
