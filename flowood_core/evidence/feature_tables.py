@@ -19,6 +19,7 @@ from flowood_core.runs import Run, RunError
 
 __all__ = [
     "METHODS",
+    "NO_SCORES",
     "anomaly_maps",
     "backbones_of",
     "blur_radii",
@@ -29,6 +30,7 @@ __all__ = [
     "levels",
     "mvtec_cells",
     "mvtec_gains",
+    "split_by_run",
     "stored_minus_fresh",
     "table_5",
     "table_8",
@@ -39,6 +41,8 @@ __all__ = [
 
 METHODS = {"mle": "plain", "gaussian": "+ Gaussian", "ccm": "+ CCM", "ccm_gaussian": "+ CCM + Gaussian"}
 CELLS = ["value", "low", "high", "n_seeds"]
+NO_SCORES = pd.DataFrame(columns=["ood", "model", "method", *CELLS])
+"""Of `without_flow`, where neither pictures nor network are here."""
 
 
 def backbones_of(finished: Iterable[Run]) -> dict[str, str]:
@@ -174,7 +178,7 @@ def without_flow(run: Run) -> pd.DataFrame:
             drawn = intervals.of(spec.id, id_), intervals.of(ood, values)
             e = intervals.over([intervals.auroc(id_, values, *drawn) * 100], bounds=(0, 100))
             rows.append([ood, score, what, e.value, e.low, e.high, 1])
-    return pd.DataFrame(rows, columns=["ood", "model", "method", *CELLS])
+    return pd.DataFrame(rows, columns=list(NO_SCORES))
 
 
 def with_and_without_flow(auroc: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
@@ -189,7 +193,7 @@ def with_and_without_flow(auroc: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFr
     flows = auroc[auroc["score"].isin(list(names))].replace({"score": names})
     both = pd.concat([flows, alone.assign(score="no flow")], ignore_index=True)
     table = tables.wide(both, ["model", "method"], ["score"])
-    return table[[c for c in (*names.values(), "no flow") if c in table]].fillna("")
+    return table[[c for c in (*names.values(), "no flow") if c in table]]
 
 
 def _means_of_maps(network: backbones.Backbone, x: Tensor, at_once: int = 16) -> list[np.ndarray]:
@@ -331,6 +335,19 @@ def mvtec_cells(joined: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame
     cells = joined.assign(cell=cells, column=joined["model"].map(titles) + joined["method"].map(methods))
     table = cells.pivot(index="category", columns="column", values="cell")
     return table.loc[list(dict.fromkeys(cells["category"])), list(dict.fromkeys(cells["column"]))]
+
+
+def split_by_run(joined: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The cells of Table 10 in whose category anything was run (all of them where nothing was), and the others' names.
+
+    Args:
+        joined: of `table_10`. Its row "mean" belongs to neither where a category is missing.
+    """
+    ran = joined.groupby("category", sort=False)["ours"].transform("count") > 0
+    if not ran.any():
+        return joined, []
+    rest = dict.fromkeys(joined.loc[~ran, "category"])
+    return joined[ran], [name for name in rest if name != "mean"]
 
 
 def mvtec_gains(joined: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from flowood_core.notebook import labels
 from flowood_core.notebook.reading import Said
 
 __all__ = ["bias", "complexity_of_pictures", "complexity_of_sets", "feature_gains", "feature_levels",
-           "feature_size", "feature_variants", "order_of_texts"]  # fmt: skip
+           "feature_size", "feature_variants", "mvtec_categories", "order_of_texts"]  # fmt: skip
 
 
 def complexity_of_sets(C: Mapping[str, np.ndarray], labels: Mapping[str, str], radius: float) -> list[Said]:
@@ -254,6 +254,37 @@ def feature_size(auroc: pd.DataFrame, alone: pd.DataFrame, gains: pd.DataFrame) 
             rival["value"] > best["value"],
             f"A flow is not needed for that: {without} without one.",
             f"Without a flow {without} at best.",
+        ))  # fmt: skip
+    return said
+
+
+def mvtec_categories(cells: pd.DataFrame, alone: pd.DataFrame) -> list[Said]:
+    """The categories of Table 10 that were run.
+
+    Args:
+        cells: of `feature_tables.table_10`, those that were run. alone: of `feature_tables.without_flow`.
+    """
+    said: list[Said] = []
+    for (category, model), of in cells.dropna(subset="ours").groupby(["category", "model"], sort=False):
+        ours, paper = (of.set_index("method")[column] for column in ("ours", "paper"))
+        if not {"plain", "ccm_gaussian"} <= set(ours.index):
+            continue
+        gain, theirs = (float(v["ccm_gaussian"] - v["plain"]) for v in (ours, paper))
+        name = f"{category}, {map_flows.LABELS[model]}"
+        said.append((
+            ours.max() >= paper["plain"],
+            f"{name}: {ours.max():.1f} at best, at or above the paper's plain {paper['plain']:.1f}.",
+            f"{name}: {ours.max():.1f} at best; the paper's plain row has {paper['plain']:.1f}.",
+        ))  # fmt: skip
+        said.append((
+            gain > 0,
+            f"Outliers add {gain:+.1f}, in the paper {theirs:+.1f}.",
+            f"Outliers do not help here ({gain:+.1f}; in the paper {theirs:+.1f}).",
+        ))  # fmt: skip
+    if len(said) and len(alone):
+        rival = alone.loc[alone["value"].idxmax()]
+        said.append((
+            True, f"Without a flow {rival['model']} ({rival['method']}) reaches {rival['value']:.1f} at best."
         ))  # fmt: skip
     return said
 
