@@ -104,6 +104,8 @@ figures.read(*readings.mvtec_categories(ran, alone))
 r"""
 ## Where the models look
 The published anomaly maps of one run each over ID and defective parts. The rows of a model share one scale.
+
+In profile `sample` the maps below do not show the defect: the smooth shaft lights up, of ID screws too, and the paper that they lie on about as much. That is why the largest value of a map tells little. Three things differ from the published model and may be the reason: the backbone (Lite0 in place of Wide-ResNet50-2), eight epochs in place of 500, and four narrow blocks in place of eight wide ones. The fields were chosen on chest X-rays, which all lie alike; screws lie at any angle, so the layer norm's scale per place has nothing to hold on to. $-\log p$ sums over all places, of which a defect has a few.
 """
 
 # %%
@@ -138,11 +140,6 @@ figures.read(
     ((gains["printed gain"] > 0).all(), "In print outliers help both models on the mean of the categories."),
     (nobody, "None of our cells was run, so nothing here confirms or denies it."),
 )
-
-# %% [markdown]
-r"""
-On these pictures the maps do not show the defect: the smooth shaft lights up, of ID screws too, and the paper that they lie on about as much. That is why the largest value of a map tells little. Three things differ from the published model and may be the reason: the backbone (Lite0 in place of Wide-ResNet50-2), eight epochs in place of 500, and four narrow blocks in place of eight wide ones. The fields were chosen on chest X-rays, which all lie alike; screws lie at any angle, so the layer norm's scale per place has nothing to hold on to. $-\log p$ sums over all places, of which a defect has a few.
-"""
 
 # %%
 sheet.finish(runs=[r.spec.run_id for r in finished], backbones=networks, not_run=sorted(absent))
