@@ -109,13 +109,15 @@ In profile `sample` the maps below do not show the defect: the smooth shaft ligh
 """
 
 # %%
-about = "Anomaly maps without and with outliers, ID and defective parts"
 maps, no_weights = {}, []
 if finished:
     id_, size = finished[0].spec.id, finished[0].spec.image_size
     parts = [highdim.load(name, "test", size) for name in (id_, f"{id_}_bad")]
     pictures = torch.cat([of.drawn(n, 0).x for of, n in zip(parts, (2, P.n_figure - 2), strict=True)])
     maps, no_weights = feature_tables.anomaly_maps(finished, id_, pictures)
+
+# %%
+about = "Anomaly maps without and with outliers, ID and defective parts"
 if no_weights:
     sheet.keep(
         "figures/fig_heat_maps_mvtec.png", about, f"The weights of {len(no_weights)} runs are not here."
