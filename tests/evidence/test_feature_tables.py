@@ -103,17 +103,19 @@ def test_the_reading_of_a_category_compares_with_the_printed_plain_row(ours, say
 
 
 @pytest.mark.parametrize(
-    ("value", "says"), [(95.0, "; the paper's best flow"), (80.0, "stays below the paper's")]
+    ("value", "says"),
+    [(93.0, "level with the paper's best flow"), (80.0, "reaches 80.0; the paper's best flow")],
 )
-def test_the_reading_of_the_papers_size_names_its_best_row(value, says):
-    auroc = pd.DataFrame(
-        [("fastflow", "ccm", "px", value), ("fastflow", "mle", "published", 60.0),
-         ("fastflow", "mle", "comp_only", 99.0)],
-        columns=["model", "method", "score", "value"],
-    )  # fmt: skip
-    gains = pd.DataFrame([("px", 1.0, 0.5), ("px", -1.0, -3.0)], columns=["score", "value", "low"])
+def test_the_reading_of_the_papers_size_judges_by_the_trained_score(value, says):
+    rows = [("ccm", "px", value), ("mle", "px", 60.0), ("mle", "published", 99.0), ("mle", "pz", 95.0)]
+    auroc = pd.DataFrame([("fastflow", *row) for row in rows], columns=["model", "method", "score", "value"])
+    auroc = auroc.assign(low=auroc["value"] - 3, high=auroc["value"] + 3)
+    moved = [("px", 1.0, 0.5, 2.0), ("px", -1.0, -3.0, 1.0), ("published", -0.5, -2.0, 1.0)]
+    gains = pd.DataFrame(moved, columns=["score", "value", "low", "high"])
     said = sentences(readings.feature_size(auroc, feature_tables.NO_SCORES, gains))
-    assert says in said and f"reaches {value}" in said and "1 of 2 rows with outliers lie below" in said
+    assert (
+        says in said and "1 of 2 rows with outliers lie below" in said and "no interval leaves zero" in said
+    )
     assert readings.feature_size(auroc.iloc[:0], feature_tables.NO_SCORES, gains) == []
 
 
