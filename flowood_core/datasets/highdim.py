@@ -33,7 +33,7 @@ from flowood_core.notebook import labels
 from flowood_core.system import paths
 from flowood_core.system.files import write_atomically
 
-__all__ = ["LABELS", "MVTEC", "SETS", "Folder", "expected", "load", "prepare"]
+__all__ = ["LABELS", "MVTEC", "PRINTED_AS", "SETS", "Folder", "expected", "load", "prepare"]
 
 SIDE = 256  # of prepared pictures; "All images are resized to 256 x 256" (section 3.2)
 MENDELEY = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/{}/file_downloaded"
@@ -186,9 +186,14 @@ def load(name: str, split: str, size: int = SIDE) -> ImageSet:
     return Folder(name, split, x, source, tuple(skipped), resize)
 
 
+PRINTED_AS = {"chest_xray_full": "chest_xray"}
+"""Other files of a set of Table 8, by the name under which the paper prints it."""
+
+
 def expected(name: str) -> registry.Expected | None:
     """The printed fingerprint of a set (Table 8), of ``<name>_bad`` for its OOD part; None where none is printed."""
     base, bad = _base(name)
+    base = PRINTED_AS.get(base, base)
     with (paths.paper_root() / "table_8.csv").open(encoding="utf-8", newline="") as f:
         for line in csv.DictReader(f):
             if (line["dataset"], line["role"]) == (base, "ood" if bad else "id"):

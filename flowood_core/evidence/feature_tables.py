@@ -7,17 +7,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from flowood_core import datasets
+from flowood_core import datasets, intervals
 from flowood_core.complexity import image_complexity
 from flowood_core.datasets import highdim
 from flowood_core.evidence import claims, complexity_tables, tables
-from flowood_core.features import map_flows
+from flowood_core.features import backbones, map_flows
+from flowood_core.features.distances import Knn, Mahalanobis
 from flowood_core.flow import dequantise
 from flowood_core.outliers import image
 from flowood_core.runs import Run, RunError
 
 __all__ = [
     "METHODS",
+    "NO_SCORES",
     "anomaly_maps",
     "backbones_of",
     "blur_radii",
@@ -28,14 +30,19 @@ __all__ = [
     "levels",
     "mvtec_cells",
     "mvtec_gains",
+    "split_by_run",
     "stored_minus_fresh",
     "table_5",
     "table_8",
     "table_10",
+    "with_and_without_flow",
+    "without_flow",
 ]  # fmt: skip
 
 METHODS = {"mle": "plain", "gaussian": "+ Gaussian", "ccm": "+ CCM", "ccm_gaussian": "+ CCM + Gaussian"}
 CELLS = ["value", "low", "high", "n_seeds"]
+NO_SCORES = pd.DataFrame(columns=["ood", "model", "method", *CELLS])
+"""Of `without_flow`, where neither pictures nor network are here."""
 
 
 def backbones_of(finished: Iterable[Run]) -> dict[str, str]:
@@ -139,6 +146,66 @@ def _with_backbone(joined: pd.DataFrame, finished: Sequence[Run]) -> pd.DataFram
     backbones = backbones_of(finished)
     on = [backbones.get(model, "") for model in joined["model"]]
     return joined.assign(backbone=np.where(joined["ours"].notna(), on, ""))
+
+
+# --- without a flow ------------------------------------------------------------------------------------------------
+
+
+def without_flow(run: Run) -> pd.DataFrame:
+    """AUROC of scores that need no flow, on the test sets and on the feature maps of a run: -C(x), Mahalanobis, kNN.
+
+    The distances see the mean of each map over its positions, and for "all maps" these means joined. They are fitted
+    on the ID images that the run was trained on.
+
+    Returns:
+        Columns ood, model (the score), method (what it sees), value, low, high (percent, over test draws), n_seeds.
+    Raises:
+        datasets.MissingData, backbones.BackboneError: the pictures, or the frozen network, are not here.
+    """
+    spec, data = run.spec, run.spec.data()
+    network = backbones.load(spec.backbone)
+    train, *tested = (_means_of_maps(network, s.x) for s in (data.train, *data.test.values()))
+    seen = dict(zip(_names_of_maps(network.shapes(spec.image_size)), train, strict=True))
+    found = {("−C(x)", "no network"): [run.scores(name)["comp_only"] for name in data.test]}
+    for k, what in enumerate(seen):
+        gauss = Mahalanobis.fit(seen[what])
+        found["Mahalanobis", what] = [gauss.score(of[k]) for of in tested]
+    neighbours = Knn.fit(train[-1])
+    found["kNN", "all maps"] = [neighbours.score(of[-1]) for of in tested]
+    rows = []
+    for (score, what), (id_, *others) in found.items():
+        for ood, values in zip(list(data.test)[1:], others, strict=True):
+            drawn = intervals.of(spec.id, id_), intervals.of(ood, values)
+            e = intervals.over([intervals.auroc(id_, values, *drawn) * 100], bounds=(0, 100))
+            rows.append([ood, score, what, e.value, e.low, e.high, 1])
+    return pd.DataFrame(rows, columns=list(NO_SCORES))
+
+
+def with_and_without_flow(auroc: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
+    """One table for reading: flows by their three scores, and beside them what needs no flow.
+
+    Args:
+        auroc: of `tables.over_seeds`, AUROC only: columns model, method, score and `CELLS`. alone: of `without_flow`.
+    Returns:
+        Rows model, method; columns −log p, published score, eq. (4), no flow; an empty cell where there is none.
+    """
+    names = {"px": "−log p", "published": "published score", "pz": "eq. (4)"}
+    flows = auroc[auroc["score"].isin(list(names))].replace({"score": names})
+    both = pd.concat([flows, alone.assign(score="no flow")], ignore_index=True)
+    table = tables.wide(both, ["model", "method"], ["score"])
+    return table[[c for c in (*names.values(), "no flow") if c in table]]
+
+
+def _means_of_maps(network: backbones.Backbone, x: Tensor, at_once: int = 16) -> list[np.ndarray]:
+    """Float (n, c) of each map: its mean over positions; and last all of them joined."""
+    parts = [[m.mean((2, 3)) for m in network(dequantise(part))] for part in x.split(at_once)]
+    means = [torch.cat(of).numpy() for of in zip(*parts, strict=True)]
+    return means if len(means) == 1 else [*means, np.concatenate(means, 1)]
+
+
+def _names_of_maps(shapes: Sequence[tuple[int, int, int]]) -> list[str]:
+    names = [f"map of {c} x {h} x {w}" for c, h, w in shapes]
+    return ["all maps"] if len(names) == 1 else [*names, "all maps"]
 
 
 # --- sets --------------------------------------------------------------------------------------------------------
@@ -268,6 +335,19 @@ def mvtec_cells(joined: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame
     cells = joined.assign(cell=cells, column=joined["model"].map(titles) + joined["method"].map(methods))
     table = cells.pivot(index="category", columns="column", values="cell")
     return table.loc[list(dict.fromkeys(cells["category"])), list(dict.fromkeys(cells["column"]))]
+
+
+def split_by_run(joined: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The cells of Table 10 in whose category anything was run (all of them where nothing was), and the others' names.
+
+    Args:
+        joined: of `table_10`. Its row "mean" belongs to neither where a category is missing.
+    """
+    ran = joined.groupby("category", sort=False)["ours"].transform("count") > 0
+    if not ran.any():
+        return joined, []
+    rest = dict.fromkeys(joined.loc[~ran, "category"])
+    return joined[ran], [name for name in rest if name != "mean"]
 
 
 def mvtec_gains(joined: pd.DataFrame) -> pd.DataFrame:

@@ -61,6 +61,7 @@ CORPORA = {
 }
 PICTURES = {
     "chest_xray": Label("Chest X-ray"),
+    "chest_xray_full": Label("Chest X-ray, files of original size"),
     "realblur": Label("RealBlur"),
     "koniq10k": Label("KonIQ-10k"),
     "magnetic_tile": Label("magnetic tiles (not MVTec-AD)"),

@@ -212,4 +212,5 @@ def test_embedded_sets_serve_the_quick_profile():
 
 def test_the_printed_fingerprints_are_read_from_table_8():
     assert (highdim.expected("chest_xray").mean, highdim.expected("chest_xray_bad").sd) == (3.40, 0.29)
+    assert highdim.expected("chest_xray_full_bad") == highdim.expected("chest_xray_bad")
     assert highdim.expected("magnetic_tile") is None

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flowood_core import runs
 from flowood_core.datasets import highdim
 from flowood_core.evidence import feature_tables, readings, tables
 from flowood_core.features import map_flows
@@ -66,3 +67,72 @@ def test_a_cell_of_table_10_that_nobody_ran_says_so():
     titles = {"fastflow": "FastFlow", "cs_flow": "CS-Flow"}
     cells = feature_tables.mvtec_cells(feature_tables.table_10([], ["bottle"]), titles)
     assert cells.map(lambda c: c.endswith("| not run")).all(axis=None) and "FastFlow+CCM+Gaussian" in cells
+
+
+def table_10(ours: dict[str, float]) -> pd.DataFrame:
+    """Table 10 of two categories, FastFlow, plain and corrected; ours by category, nan elsewhere."""
+    rows = [
+        (c, "fastflow", method, paper, ours.get(c, np.nan) + gain)
+        for c in ("screw", "zipper", "mean")
+        for method, paper, gain in (("plain", 92.0, 0.0), ("ccm_gaussian", 94.3, 1.5))
+    ]
+    return pd.DataFrame(rows, columns=["category", "model", "method", "paper", "ours"])
+
+
+def test_categories_that_nobody_ran_are_named_apart():
+    ran, rest = feature_tables.split_by_run(table_10({"screw": 70.0}))
+    assert set(ran["category"]) == {"screw"} and rest == ["zipper"]
+    whole, rest = feature_tables.split_by_run(table_10({}))
+    assert len(whole) == 6 and rest == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "says"), [(70.0, "71.5 at best; the paper"), (93.0, "at or above the paper's plain")]
+)
+def test_the_reading_of_a_category_compares_with_the_printed_plain_row(ours, says):
+    alone = pd.DataFrame(
+        [["x", "kNN", "all maps", 80.0, 70.0, 90.0, 1]], columns=list(feature_tables.NO_SCORES)
+    )
+    said = sentences(readings.mvtec_categories(table_10({"screw": ours}), alone))
+    assert (
+        says in said
+        and "Outliers add +1.5, in the paper +2.3" in said
+        and "kNN (all maps) reaches 80.0" in said
+    )
+    assert not sentences(readings.mvtec_categories(table_10({}), alone))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(93.0, "level with the paper's best flow"), (80.0, "reaches 80.0; the paper's best flow")],
+)
+def test_the_reading_of_the_papers_size_judges_by_the_trained_score(value, says):
+    rows = [("ccm", "px", value), ("mle", "px", 60.0), ("mle", "published", 99.0), ("mle", "pz", 95.0)]
+    auroc = pd.DataFrame([("fastflow", *row) for row in rows], columns=["model", "method", "score", "value"])
+    auroc = auroc.assign(low=auroc["value"] - 3, high=auroc["value"] + 3)
+    moved = [("px", 1.0, 0.5, 2.0), ("px", -1.0, -3.0, 1.0), ("published", -0.5, -2.0, 1.0)]
+    gains = pd.DataFrame(moved, columns=["score", "value", "low", "high"])
+    said = sentences(readings.feature_size(auroc, feature_tables.NO_SCORES, gains))
+    assert (
+        says in said and "1 of 2 rows with outliers lie below" in said and "no interval leaves zero" in said
+    )
+    assert readings.feature_size(auroc.iloc[:0], feature_tables.NO_SCORES, gains) == []
+
+
+@pytest.mark.usefixtures("outputs")
+def test_scores_without_a_flow_stand_beside_a_run():
+    run = runs.run_or_load(runs.Maps(
+        profile="smoke", id="photo", ood=("digits",), n_train=24, n_test=10, epochs=1, batch_size=8, image_size=32,
+        blocks=2, data_init=True, model="fastflow", method="mle", backbone="untrained",
+    ))  # fmt: skip
+    alone = feature_tables.without_flow(run)
+    n_maps = len(run.metrics["maps"])
+    assert list(alone["model"]) == ["−C(x)", *["Mahalanobis"] * (n_maps + 1), "kNN"]
+    assert (alone["ood"] == "digits").all() and alone["value"].between(0, 100).all()
+    assert alone["value"].iloc[0] == pytest.approx(run.auroc("digits", "comp_only"))
+    values = tables.over_seeds(
+        feature_tables.collected([run]).query("metric == 'auroc'"), ["model", "method", "score"]
+    )
+    table = feature_tables.with_and_without_flow(values, alone)
+    assert list(table) == ["−log p", "published score", "eq. (4)", "no flow"]
+    assert table["no flow"].notna().sum() == len(alone) and len(table) == len(alone) + 1
