@@ -43,7 +43,7 @@ def colours_of(names: Iterable[str]) -> dict[str, str]:
     """Colours of sets that may be anybody's: known ones keep theirs, the first stranger is blue, no two are alike."""
     names = list(names)
     colours = {n: colour_of(n) for n in names if n in SET_COLOURS or n in METHOD_COLOURS}
-    free = [c for c in (BLUE, SKY, YELLOW, BLACK, ORANGE, GREEN, PURPLE, RED) if c not in colours.values()]
+    free = [c for c in (BLUE, ORANGE, GREEN, PURPLE, YELLOW, BLACK, RED, SKY) if c not in colours.values()]
     return {n: colours.get(n) or (free.pop(0) if free else "#777777") for n in names}
 
 

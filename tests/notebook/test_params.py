@@ -30,6 +30,7 @@ OF_THE_GRID = {
     "grid",
     "runs",
     "runs_by_id",
+    "scored_later",
 }  # sections of a preset that flowood_core.runs.grid reads and checks
 
 
