@@ -307,14 +307,23 @@ r"""
 The blur is hard to see at this size, and yet it takes a quarter of the complexity. CCM shows where pieces of two pictures meet.
 
 ## Where the models look
-The published anomaly maps of one run each, over ID and real OOD pictures. Made anew, the rows of a model share one scale, which stands as a bar beside them. The committed figure is older, since the weights are not committed: it has no bar, and single cells set the scale of CS-Flow. FastFlow marks the OOD pictures more widely than the ID ones, and more so with outliers; it marks arms and edges too, not the lungs alone.
+The published anomaly maps of one run each, over ID and OOD pictures, on the better network where it was run. The rows of a model share the scale of the bar beside them.
+
+In profile `sample` the two OOD pictures are brighter than the two ID pictures, and with outliers more so: in one of them the upper lungs, the middle and the diaphragm. An arm at the border and the spine light up too, in ID pictures as well. Four pictures are an illustration, no measurement.
 """
 
 # %%
-test = highdim.load(P.figure_id, "test", size).drawn(n, 5).pictures[: n // 2]
-pictures = torch.cat([test, ood_pictures[: n - len(test)]])
-maps, no_weights = feature_tables.anomaly_maps(finished, P.figure_id, pictures)
-about = "Anomaly maps of FastFlow and CS-Flow, without and with outliers"
+mapped = lite or [r for r in finished if r.spec.id == P.figure_id]  # the better network, where it was run
+spec = mapped[0].spec
+test, bad = (
+    highdim.load(name, "test", spec.image_size).drawn(n, 5).pictures for name in (spec.id, spec.ood[0])
+)
+test = test[: n // 2]
+pictures = torch.cat([test, bad[: n - len(test)]])
+maps, no_weights = feature_tables.anomaly_maps(mapped, spec.id, pictures)
+about = f"Anomaly maps without and with outliers, {highdim.LABELS[spec.id]}"
+
+# %%
 if no_weights:  # one row of pictures is no figure
     why = f"The weights of {len(no_weights)} runs are not here."
     sheet.keep("figures/fig_heat_maps.png", about, why)
