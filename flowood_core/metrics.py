@@ -123,6 +123,8 @@ def evaluate(
     _check_level(level)
     if n_boot < 0:
         raise ValueError(f"expected n_boot to be 0 or more, got {n_boot}")
+    if unknown := set(wanted or ()) - set(_METRICS):
+        raise ValueError(f"expected wanted from {', '.join(_METRICS)}, got {', '.join(sorted(unknown))}")
     chosen = {name: _METRICS[name] for name in (_METRICS if wanted is None else wanted)}
     values = {name: metric(_curve(id_, ood)) for name, metric in chosen.items()}
     if n_boot == 0:

@@ -386,17 +386,18 @@ def battery_table(
 
 
 def _kept(x: Tensor, seed: int, kinds: Iterable[str] | None) -> dict[str, Tensor]:
-    """`battery`, of which the last is kept: the next flow is shown the same images."""
+    """`battery`, of which the last is kept where it is small: the next flow is shown the same images."""
     image.partner_of(x, x)
     key = (datasets.digest(x.cpu()), seed, kinds if kinds is None else tuple(kinds))
-    if key not in _MADE:
-        _MADE.clear()
-        _MADE[key] = battery(x, seed=seed, kinds=key[2])
-    return _MADE[key]
+    made = _MADE.get(key) or battery(x, seed=seed, kinds=key[2])
+    _MADE.clear()
+    if sum(of.numel() for of in made.values()) <= KEPT_BYTES:
+        _MADE[key] = made
+    return made
 
 
+KEPT_BYTES = 2**28  # a battery of large pictures would fill the memory for as long as the process lives
 _MADE: dict[tuple[Any, ...], dict[str, Tensor]] = {}
-
 COLUMNS = [
     "score", "kind", "label", "family", "seen", "n", "complexity", "complexity_colour", "side", "auroc", "low", "high",
     "complexity_only",

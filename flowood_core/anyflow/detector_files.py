@@ -157,7 +157,10 @@ def _facts(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(facts, dict) or facts.get("format") not in (FORMAT, WITH_SIGHTS):
         got = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
-        raise ValueError(f"expected a detector of format {FORMAT!r}, got {got!r} in {folder / FACTS}")
+        raise ValueError(
+            f"expected a detector of format {FORMAT!r} or {WITH_SIGHTS!r}, got {got!r} in {folder / FACTS}; "
+            "a later one needs a newer flowood"
+        )
     return facts
 
 

@@ -62,9 +62,6 @@ def describe(spec: runs.Spec, base: runs.Spec, d: int) -> Choice:
         frozenset({"temperature"}): Choice("A1", "log p per dimension inside softplus"),
         frozenset({"tau"}): Choice("A1", scaled),
         frozenset({"squeeze"}): Choice("A7", squeezed),
-        frozenset({"hidden"}): Choice(
-            "A7", f"{spec.hidden} hidden channels instead of {base.hidden}, no squeeze"
-        ),
         frozenset({"permute_soft"}): Choice(
             "A8", "rotations instead of permutations" + ", MLE" * (spec.method == "mle")
         ),
@@ -164,7 +161,7 @@ def reading(effects_: pd.DataFrame) -> list[Said]:
 def over_probability(profile: str, finished: Finished = grid.finished) -> pd.DataFrame:
     """AUROC and price against the outlier probability, which the paper tunes in place of a weight (section 2.3).
 
-    The ends come from Table 2: 0 is MLE, and 1/2 the paper's row. Only runs that are there.
+    The ends come from Table 2: 0 is MLE, and 1/2 the paper's row. Only runs that are there, of the grid's one ID set.
 
     Returns:
         Columns probability, score (pz, px), ood; value, low, high: AUROC in percent over seeds and test draws, above

@@ -301,7 +301,8 @@ def feature_size(auroc: pd.DataFrame, alone: pd.DataFrame, gains: pd.DataFrame) 
     name = f"{map_flows.LABELS[best['model']]}, {METHODS[best['method']]}"
     rows = tables.printed("table_5").query("dataset == 'chest_xray' and metric == 'auroc'")
     printed, rival = rows["paper"].max(), alone.loc[alone["value"].idxmax()] if len(alone) else None
-    latent = auroc.loc[auroc["score"] == "pz", "value"]
+    latent = auroc[auroc["score"] == "pz"].set_index("method")["value"]
+    others = latent.drop("mle", errors="ignore")
     moved, shown = (gains[gains["score"] == score] for score in ("px", "published"))
     up, n = int((moved["value"] >= 0).sum()), len(moved)
     said = [
@@ -316,7 +317,7 @@ def feature_size(auroc: pd.DataFrame, alone: pd.DataFrame, gains: pd.DataFrame) 
             n > 0 and up == n,
             f"By it every row with outliers is at or above its plain row, {int((moved['low'] > 0).sum())} of {n} for "
             "sure.",
-            f"By it {n - up} of {n} rows with outliers lie below their plain row." if n else "",
+            f"By it {up} of {n} rows with outliers lie at or above their plain row." if n else "",
         ),
         (
             len(shown) > 0 and (shown["value"] < 0).all() and (shown["high"] > 0).all(),
@@ -324,7 +325,11 @@ def feature_size(auroc: pd.DataFrame, alone: pd.DataFrame, gains: pd.DataFrame) 
             "and no interval leaves zero.",
             f"By the published score they lie {_ends(shown['value'])} from it." if len(shown) else "",
         ),
-        (len(latent) > 0, f"Eq. (4) gives {latent.min():.1f} to {latent.max():.1f}, outliers or not."),
+        (
+            "mle" in latent.index and len(others) > 0,
+            f"Eq. (4) gives {latent.get('mle', np.nan):.1f} without outliers and {others.min():.1f} to "
+            f"{others.max():.1f} with them.",
+        ),
     ]  # fmt: skip
     if rival is not None:
         without = f"{rival['model']} ({rival['method']}) reaches {rival['value']:.1f}"

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from flowood_core import datasets, metrics
 from flowood_core.anyflow import battery, correction
+from flowood_core.anyflow import battery as battery_module
 from flowood_core.anyflow.battery import KINDS, battery_table, is_made_by, kinds_for
 from flowood_core.anyflow.detector import Detector
 from flowood_core.complexity import image_complexity
@@ -303,3 +304,16 @@ def test_scores_that_are_not_one_an_image_are_refused(photo):
         battery_table(lambda x: np.zeros(3), photo, kinds=["noise"])
     with pytest.raises(TypeError, match="ood_score"):
         battery_table("a name", photo, kinds=["noise"])
+
+
+def test_a_battery_is_kept_for_the_next_flow_and_a_large_one_is_not(photo, monkeypatch):
+    monkeypatch.setattr(battery_module, "_MADE", {})
+    first = battery_module._kept(photo[:4], 0, ["noise", "blur_1"])
+    assert battery_module._kept(photo[:4].clone(), 0, iter(["noise", "blur_1"])) is first
+    assert (
+        battery_module._kept(photo[4:8], 0, ["noise", "blur_1"]) is not first
+        and len(battery_module._MADE) == 1
+    )
+    monkeypatch.setattr(battery_module, "KEPT_BYTES", 10)
+    large = battery_module._kept(photo[:4], 0, ["noise"])
+    assert set(large) == {"noise"} and not battery_module._MADE

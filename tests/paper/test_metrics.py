@@ -351,3 +351,8 @@ def test_one_metric_alone_is_what_it_is_among_all():
     alone = evaluate(id_, ood + 1, n_boot=50, rng=0, wanted=["auroc"])
     assert alone == {k: v for k, v in evaluate(id_, ood + 1, n_boot=50, rng=0).items() if k in alone}
     assert set(alone) == {"auroc", "n_id", "n_ood"}
+
+
+def test_a_metric_that_is_none_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"expected wanted from auroc.*got aurok"):
+        evaluate(np.zeros(3), np.ones(3), rng=0, wanted=["aurok"])
