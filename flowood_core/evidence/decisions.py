@@ -62,6 +62,10 @@ def describe(spec: runs.Spec, base: runs.Spec, d: int) -> Choice:
         frozenset({"temperature"}): Choice("A1", "log p per dimension inside softplus"),
         frozenset({"tau"}): Choice("A1", scaled),
         frozenset({"squeeze"}): Choice("A7", squeezed),
+        frozenset({"squeeze", "hidden"}): Choice(
+            "A7",
+            f"squeezes, and has {spec.hidden} channels inside instead of {base.hidden}: as many parameters",
+        ),
         frozenset({"permute_soft"}): Choice(
             "A8", "rotations instead of permutations" + ", MLE" * (spec.method == "mle")
         ),

@@ -46,10 +46,11 @@ class Facts:
         for table in IMAGES:
             for run in self._evidence.finished(table):
                 found.setdefault((run.spec.id, run.spec.method), {})[run.spec.seed] = run
+        widths = {run.spec.hidden for runs_ in found.values() for run in runs_.values()}
         for run in self._evidence.finished("choices"):
-            if (
-                getattr(run.spec, "squeeze", 0) and run.spec.method == "ccm_gaussian"
-            ):  # A7, the control of ours
+            # A7 at the width of the other rows, the control of ours
+            squeezed = getattr(run.spec, "squeeze", 0) and run.spec.hidden in widths
+            if squeezed and run.spec.method == "ccm_gaussian":
                 found.setdefault((run.spec.id, "squeezed"), {})[run.spec.seed] = run
         return {key: [by[seed] for seed in sorted(by)] for key, by in found.items()}
 

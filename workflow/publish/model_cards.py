@@ -180,7 +180,7 @@ def _control(run: runs.Run) -> str:
     same = [
         r for r in done if (r.spec.id, r.spec.seed, r.spec.method) == (spec.id, spec.seed, "ccm_gaussian")
     ]
-    squeezed = [r for r in same if getattr(r.spec, "squeeze", 0) == spec.squeeze]
+    squeezed = [r for r in same if (r.spec.squeeze, r.spec.hidden) == (spec.squeeze, spec.hidden)]
     if not squeezed:
         return "The same flow with CCM+Gaussian outliers was not run for this ID set."
     sets = list(run.metrics["ood"])
