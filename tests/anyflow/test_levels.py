@@ -133,7 +133,8 @@ def test_few_images_are_told_from_what_leaves_their_span():
     rows[:, 10:] = 0.01 * rng.normal(size=(60, 30))
     beyond = rows[40:].copy()
     beyond[:, 10:] += 0.5 * rng.normal(size=(20, 30))  # as likely as ID in the directions in which ID varies
-    fitted = FeatureLevel(Vectors(), components=8, blocks=2, hidden=8, mle_steps=30).fit_features(rows[:40])
+    how = {"components": 8, "blocks": 2, "hidden": 8, "mle_steps": 30, "neighbours": 0}
+    fitted = FeatureLevel(Vectors(), **how).fit_features(rows[:40])
     assert fitted.score_features(beyond).min() > fitted.score_features(rows[40:]).max()
 
 
@@ -158,4 +159,52 @@ def test_the_score_is_a_density_of_the_whole_whitened_vector():
     white = torch.from_numpy(fitted.standard(x))
     flow = fitted.flow.log_prob(white[:, : fitted.n_flow]).detach().double()
     normal = torch.distributions.Normal(0.0, 1.0).log_prob(white[:, fitted.n_flow :].double()).sum(1)
-    np.testing.assert_allclose(fitted.score_features(x), -(flow + normal).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(fitted.density_score(x), -(flow + normal).numpy(), rtol=1e-5)
+
+
+# ---- neighbours
+
+
+def test_neighbours_are_added_in_the_unit_of_the_density(rng):
+    x = rng.normal(size=(200, 40)).astype(np.float32)
+    new = rng.normal(size=(50, 40)).astype(np.float32)
+    fitted = FeatureLevel(Vectors(), components=4, blocks=2, hidden=4, mle_steps=2).fit_features(x)
+    cosine = x / np.linalg.norm(x, axis=1, keepdims=True)
+    to_others = np.sort(1 - cosine @ cosine.T, axis=1)[:, 5]  # place 0 is the image itself
+    weight = fitted.density_score(x).std() / to_others.std()
+    assert fitted.weight == pytest.approx(weight, rel=1e-2)
+    distance = np.sort(1 - (new / np.linalg.norm(new, axis=1, keepdims=True)) @ cosine.T, axis=1)[:, 4]
+    np.testing.assert_allclose(
+        fitted.score_features(new), fitted.density_score(new) + weight * distance, rtol=2e-2
+    )
+
+
+def test_what_lies_between_two_kinds_of_id_has_no_near_neighbour(rng):
+    kinds = np.eye(6)[rng.integers(0, 2, 300)]
+    x = (kinds + 0.05 * rng.normal(size=(300, 6))).astype(np.float32)
+    between = (np.array([0.5, 0.5, 0, 0, 0, 0]) + 0.05 * rng.normal(size=(100, 6))).astype(np.float32)
+    how = {"components": 6, "blocks": 2, "hidden": 8, "mle_steps": 1, "lr": 1e-6}
+    with_ = FeatureLevel(Vectors(), **how).fit_features(x[:200])
+    found = {
+        name: np.mean(score(between)[:, None] > score(x[200:])[None])
+        for name, score in (("density", with_.density_score), ("both", with_.score_features))
+    }
+    assert found["density"] < 0.5 < 0.95 < found["both"]
+
+
+def test_a_level_saved_before_there_were_neighbours_is_its_density(fitted, x):
+    facts, tensors = fitted.state()
+    older = {name: of for name, of in facts.items() if name not in ("neighbours", "weight")}
+    tensors.pop("neighbours.bank")
+    again = FeatureLevel.from_state(older | {"format": "flowood feature level 2"}, tensors)
+    rows = fitted.encoder.encode(x[120:])
+    np.testing.assert_array_equal(again.score(x[120:]), fitted.density_score(rows))
+
+
+def test_as_many_neighbours_as_images_are_refused():
+    with pytest.raises(ValueError, match="more ID features than neighbours, got 30 and 30"):
+        FeatureLevel(Vectors(), components=4, blocks=2, hidden=4, mle_steps=1, neighbours=30).fit_features(
+            np.random.default_rng(0).normal(size=(30, 40)).astype(np.float32)
+        )
+    with pytest.raises(ValueError, match="0 neighbours or more"):
+        FeatureLevel(Vectors(), neighbours=-1)
