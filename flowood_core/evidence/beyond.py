@@ -17,11 +17,12 @@ from flowood_core.neighbours import Fusion
 from flowood_core.runs import Run, grid
 
 __all__ = [
-    "CONTROL", "OURS", "TRAININGS", "battery_below", "battery_mean", "battery_wide", "best_cells", "costs",
+    "CONTROL", "LIGHTER", "OURS", "TRAININGS", "battery_below", "battery_mean", "battery_wide", "best_cells", "costs",
     "fitted_scores", "measure", "trained",
 ]  # fmt: skip
 
 CONTROL, OURS = "squeezed, CCM+Gaussian", "flowood"
+LIGHTER = f"{OURS}, 40 % outliers"
 TRAININGS = {
     "MLE": ("table_2", "mle"),
     "CCM+Gaussian": ("table_2", "ccm_gaussian"),
@@ -29,6 +30,8 @@ TRAININGS = {
     CONTROL: ("beyond_control", None),
     "squeezed, CCM+simplify": ("beyond_flowood", None),
     OURS: ("beyond_graded", None),
+    LIGHTER: ("beyond_graded_40", None),
+    f"{OURS}, 25 % outliers": ("beyond_graded_25", None),
 }
 """Training as it is called in print: the table of the grid it stands in, and its method there (None: all of them)."""
 

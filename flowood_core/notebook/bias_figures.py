@@ -250,7 +250,8 @@ def draw_lengths(ax: Axes, frame: pd.DataFrame, *, labels: Mapping[str, str] | N
 
 LEVEL_MARKS = {
     "raw": ("features as they come", "x", "0.45"), "unit": ("unit features", "o", "white"),
-    "features": ("with outliers", "o", GREEN), "pixels": ("pixels", "^", ORANGE), "both": ("both levels", "D", BLACK),
+    "level": ("with outliers and neighbours", "o", GREEN), "pixels": ("pixels", "^", ORANGE),
+    "both": ("both levels", "D", BLACK),
 }  # fmt: skip
 
 

@@ -55,6 +55,13 @@ def test_the_level_of_pixels_is_the_flow_given(found, images):
     np.testing.assert_array_equal(of["pixels"]["digits"], -densities(flow, images.ood["digits"])[1])
 
 
+def test_the_level_that_is_joined_has_neighbours_beside_its_density(found, images):
+    _, _, of, _ = found
+    rest = np.concatenate([of["level"][name] - of["features"][name] for name in images.judged])
+    distance = np.concatenate([of["knn"][name] for name in images.judged])
+    assert np.corrcoef(rest, distance)[0, 1] > 0.999  # the bank is in half precision
+
+
 def test_lengths_are_those_of_the_vectors_as_they_come(found, images):
     _, network, _, lengths = found
     own = np.linalg.norm(network.encode(images.test), axis=1)
@@ -82,19 +89,32 @@ def cells(**means):
     [
         ({"raw": 50.0}, 0.7, "Unit length helps (+30.0", "does not help"),
         ({"raw": 80.0}, 0.7, "does not help", "Unit length helps"),
-        ({}, 0.0, "do not have shorter vectors", "have short vectors"),
+        ({}, 0.7, "inside the sets that is +0.10", "do not have shorter"),
+        ({}, 0.0, "do not have shorter vectors", "inside the sets"),
         ({"features": 90.0}, 0.7, "does better than its neighbours", "is not needed"),
         ({"features": 80.0, "knn": 82.0}, 0.7, "is not needed", "does better"),
+        ({"level": 85.0}, 0.7, "more than either by itself", "no more than"),
+        ({"level": 81.0, "knn": 82.0}, 0.7, "no more than the better", "more than either"),
         ({"pixels": 95.0, "both": 90.0}, 0.7, "5.0 points below", "0.0 points below"),
     ],
 )
 def test_a_sentence_stands_under_its_condition(means, rank, says, says_not):
-    text = sentences(two_levels.reading(cells(**means), rank, is_pretrained=True))
+    text = sentences(two_levels.reading(cells(**means), rank, 0.1, is_pretrained=True))
     assert says in text and says_not not in text
 
 
+def test_what_sets_differ_in_is_not_taken_for_what_images_do():
+    c, falls = np.arange(20.0), -np.arange(20.0)
+    parts = [
+        pd.DataFrame({"set": s, "complexity": c + up, "length": falls + 2 * up})
+        for s, up in (("a", 0), ("b", 90))
+    ]
+    over_all, inside = two_levels.ranks(pd.concat(parts))
+    assert over_all > 0.3 and inside == pytest.approx(-1)
+
+
 def test_an_untrained_network_says_nothing_of_features():
-    assert "untrained" in sentences(two_levels.reading(cells(), 0.9, is_pretrained=False))
+    assert "untrained" in sentences(two_levels.reading(cells(), 0.9, 0.1, is_pretrained=False))
 
 
 def test_feature_levels_draw():
