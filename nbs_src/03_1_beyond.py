@@ -87,7 +87,7 @@ figures.show_source(neighbours.Fusion.fit)
 # %% [markdown]
 r"""
 ## Which cure finds what?
-The means first: each cell is the mean over the OOD sets of the table below. A cell of `gradient` is one seed and 200 images a set; the others are three seeds and 1,000 images, one seed with 25 % of outliers. A mean over sets hides that a score may win on one and lose on another, so the table decides.
+The means first: each cell is the mean over the OOD sets of the table below. A cell of `gradient` is one seed and 200 images a set; the others are three seeds and 1,000 images; with 40 % of outliers two seeds, with 25 % one. A mean over sets hides that a score may win on one and lose on another, so the table decides.
 """
 
 # %%
