@@ -266,7 +266,7 @@ if network is not None:
     figures.draw_levels(right, levels, labels=datasets.LABELS)
     figures.legend_below(left, columns=2)
     figures.legend_below(right)
-    about = "Left: length of the features against complexity. Right: AUROC on features as they come, on unit features, with outliers"
+    about = "Left: length of the features against complexity. Right: AUROC on features as they come, on unit features, with outliers and neighbours"
     sheet.save_figure(fig, "levels", about)
 
 # %%
