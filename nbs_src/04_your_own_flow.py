@@ -207,7 +207,7 @@ r"""
 ## The detector
 The threshold comes from held-out ID images, keeps the share `keep` of them, and stays apart from the model: `fit_threshold` moves it without training.
 
-A flow on pixels sees texture, not content. With `level="both"` a second flow looks at the features of a frozen network, and what the two have to say is brought to one scale and added; with `"features"` it looks alone.
+A flow on pixels sees texture, not content. With `level="both"` a second flow looks at the features of a frozen network and at their nearest ID neighbours, and what the two levels have to say is brought to one scale and added; with `"features"` it looks alone.
 """
 
 # %%
@@ -279,7 +279,8 @@ def score_picture(pictures):
     fig, axes = figures.figure("wide", height=0.75 * len(rows) + 0.5, **how)
     for (left, right), row in zip(axes.reshape(-1, 2), rows.itertuples()):
         draw_row(left, right, seen[row.Index], row)
-    score = "surprise at both levels" if P.level == "both" else r"OOD score $-\log p(\mathbf{x})$"
+    scores = {"both": "surprise at both levels", "features": "OOD score of the features"}
+    score = scores.get(P.level, r"OOD score $-\log p(\mathbf{x})$")
     right.set_xlabel(f"{score} [nats]")
     figures.show_figure(fig)
 
