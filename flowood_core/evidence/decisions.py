@@ -63,8 +63,7 @@ def describe(spec: runs.Spec, base: runs.Spec, d: int) -> Choice:
         frozenset({"tau"}): Choice("A1", scaled),
         frozenset({"squeeze"}): Choice("A7", squeezed),
         frozenset({"squeeze", "hidden"}): Choice(
-            "A7",
-            f"squeezes, and has {spec.hidden} channels inside instead of {base.hidden}: as many parameters",
+            "A7", f"squeezes, {spec.hidden} channels: as many parameters"
         ),
         frozenset({"permute_soft"}): Choice(
             "A8", "rotations instead of permutations" + ", MLE" * (spec.method == "mle")

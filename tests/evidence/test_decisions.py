@@ -18,7 +18,7 @@ def spec(**fields) -> runs.Pixels:
         ({"temperature": 3072.0}, "A1", "per dimension"),
         ({"tau": 3072 * np.log(256)}, "A1", "0..255"),
         ({"squeeze": 1}, "A7", "1 instead of 0"),
-        ({"squeeze": 1, "hidden": 14}, "A7", "14 channels inside instead of 64"),
+        ({"squeeze": 1, "hidden": 14}, "A7", "14 channels: as many"),
         ({"permute_soft": True}, "A8", "rotations"),
         ({"outlier_prob": 0.3333, "batch_size": 48, "epochs": 18}, "A13", "added"),
         ({"combine": "independent", "micro_batch": 4, "ood": ("digits",)}, "A14", "quarter"),

@@ -52,10 +52,16 @@ class Facts:
             squeezed = getattr(run.spec, "squeeze", 0) and run.spec.hidden in widths
             if squeezed and run.spec.method == "ccm_gaussian":
                 found.setdefault((run.spec.id, "squeezed"), {})[run.spec.seed] = run
+        for run in self._evidence.finished("beyond_graded_40"):
+            found.setdefault((run.spec.id, "graded_40"), {})[run.spec.seed] = run
         return {key: [by[seed] for seed in sorted(by)] for key, by in found.items()}
 
     def of(self, method: str, id: str = "cifar10") -> list[runs.Run]:
-        """The runs of a row of Tables 2 and 3, of ours ("ccm_simplify"), or of CCM+Gaussian squeezed ("squeezed")."""
+        """The runs of a row of Tables 2 and 3, or of ours.
+
+        Ours are "ccm_simplify", "ccm_graded", the same with 40 % of outliers ("graded_40"), and CCM+Gaussian squeezed
+        ("squeezed").
+        """
         return self._images.get((id, method), [])
 
     def at(
@@ -111,8 +117,12 @@ class Facts:
 
     def dearer(self, method: str, base: str, id: str = "cifar10") -> Interval | None:
         """Bits per dimension that ID test images cost more than after another training, seed by seed."""
-        both = zip(self.of(method, id), self.of(base, id), strict=True)
-        return _over([Sample(a.metrics["id"]["bpd"] - b.metrics["id"]["bpd"]) for a, b in both])
+        a, b = ({r.spec.seed: r.metrics["id"]["bpd"] for r in self.of(m, id)} for m in (method, base))
+        return _over([Sample(a[seed] - b[seed]) for seed in a if seed in b])
+
+    def found(self, training: str, kind: str) -> float:
+        """AUROC by eq. (4) of a kind of simple pictures, as the battery of 03_1_beyond labels it, mean over seeds."""
+        return float(self.table("battery").set_index("label").at[kind, training])
 
     def below(self, training: str, score: str = "pz") -> str:
         """How many kinds of simple pictures lie below an AUROC of 97, "k of n", by the battery of 03_1_beyond."""
