@@ -9,6 +9,7 @@ from flowood_core.datasets import highdim
 from flowood_core.evidence import feature_tables, readings, tables
 from flowood_core.features import map_flows
 from flowood_core.notebook.reading import sentences
+from flowood_core.runs import grid
 
 
 @pytest.fixture
@@ -119,6 +120,15 @@ def test_the_reading_of_the_papers_size_judges_by_the_trained_score(value, says)
         and "no interval leaves zero" in said
     )
     assert readings.feature_size(auroc.iloc[:0], feature_tables.NO_SCORES, gains) == []
+
+
+def test_a_cell_of_table_10_on_another_backbone_is_no_verdict():
+    ran = grid.finished("sample", "table_10")
+    joined = feature_tables.table_10(ran, ["screw", "zipper"])
+    found = joined[joined["category"] == "screw"]
+    assert {run.spec.model for run in ran} == set(map_flows.LABELS)
+    assert (found["verdict"] == "other backbone").all() and found["ours"].notna().all()
+    assert (joined.loc[joined["category"] == "zipper", "verdict"] == "not run").all()
 
 
 def test_the_reading_of_the_papers_size_tells_the_models_apart():
