@@ -10,7 +10,7 @@
 r"""
 # 3.2 High-dimensional images
 **Question.** Do synthetic outliers help flows on the features of a frozen network, where pixels are out of reach?
-**Answer.** In profile `sample` they help FastFlow on one of two data sets, and not CS-Flow. On chest X-rays FastFlow gains on average with every kind of outliers, and for sure with blur and with CCM+Gaussian; on magnetic tiles every interval holds zero. By its published score CS-Flow loses on average with every kind, on both sets. There are 300 training pictures, three seeds and a small SqueezeNet as backbone, so no level is the paper's. On the X-rays $-C(\mathbf x)$ alone, without network or flow, lies above every row but the three of FastFlow with outliers. On files of original size, at 256 pixels and with a better network, CCM and CCM+Gaussian raise FastFlow on average by $-\log p$, which the objective trains. Its published score is best without outliers, there at the level of the paper's best flow. A distance that needs no flow is as good.
+**Answer.** In profile `sample` they help FastFlow on one of two data sets, and not CS-Flow. On chest X-rays FastFlow gains on average with every kind of outliers, and for sure with blur and with CCM+Gaussian; on magnetic tiles every interval holds zero. By its published score CS-Flow loses on average with every kind, on both sets. There are 300 training pictures, three seeds and a small SqueezeNet as backbone, so no level is the paper's. On the X-rays $-C(\mathbf x)$ alone, without network or flow, lies above every row but the three of FastFlow with outliers. On files of original size, at 256 pixels and with a better network, CCM and CCM+Gaussian raise FastFlow on average by $-\log p$, which the objective trains; CS-Flow stays within a point of its plain row, on the lower side. FastFlow's published score is best without outliers, there at the level of the paper's best flow. A distance that needs no flow is as good.
 **Makes** Tables 5, 8, Fig. 9 · **reads** the runs of `train_one` (trains what is missing) · **time** 20 s when the runs exist; quick 1 min, sample 1.5 hours on one core, paper GPU-days
 """
 
@@ -212,9 +212,9 @@ figures.read(*readings.feature_variants(variant_gains, ours))
 # %% [markdown]
 r"""
 ## The paper's size, files of original size
-The X-rays above were stored at 224 pixels by others. These come from files of original size, brought to 256 pixels as the paper does, and the backbone is EfficientNet-Lite0. Learning rate, threshold, stages and epochs were chosen on held-out ID training images and on outliers that no row is trained on (`profiles/sample.yaml` has the numbers).
+The X-rays above were stored at 224 pixels by others. These come from files of original size, brought to 256 pixels as the paper does, and the backbone is EfficientNet-Lite0: FastFlow sees its stages 3 and 5, CS-Flow its stage 7 at three scales of the image. Learning rate, threshold, stages and epochs were chosen for both on held-out ID training images and on outliers that no row is trained on (`profiles/sample.yaml` has the numbers). For CS-Flow that choice foresaw what came out: against these outliers the corrected flow was level with the plain one.
 
-Beside the flows stand scores that need none. Mahalanobis and kNN see the mean of a map over its positions, of the same network.
+Beside the flows stand scores that need none. Mahalanobis and kNN see the mean of a map over its positions, of FastFlow's stages.
 """
 
 # %%
@@ -309,7 +309,7 @@ The blur is hard to see at this size, and yet it takes a quarter of the complexi
 ## Where the models look
 The published anomaly maps of one run each, over ID and OOD pictures, on the better network where it was run. The rows of a model share the scale of the bar beside them.
 
-In profile `sample` the two OOD pictures are brighter than the two ID pictures, and with outliers more so: in one of them the upper lungs, the middle and the diaphragm. An arm at the border and the spine light up too, in ID pictures as well. Four pictures are an illustration, no measurement.
+In profile `sample` FastFlow's maps of the two OOD pictures are brighter than those of the two ID pictures, and with outliers more so: in one of them the upper lungs, the middle and the diaphragm. An arm at the border and the spine light up too, in ID pictures as well. Four pictures are an illustration, no measurement.
 """
 
 # %%

@@ -136,10 +136,16 @@ def table_5(auroc: pd.DataFrame, finished: Sequence[Run]) -> pd.DataFrame:
     ours = auroc[(auroc["score"] == "published") & (auroc["ood"] == auroc["id"] + "_bad")]
     ours = ours.replace({"method": {"mle": "plain"}}).rename(columns={"id": "dataset"})
     keys = ["model", "method", "dataset", "metric"]
-    same = all(r.spec.backbone.startswith(claims.BACKBONES[r.spec.model]) for r in finished)
-    setting = "" if same else "other backbone"
-    joined = tables.paper_vs_ours(tables.printed("table_5"), ours[[*keys, *CELLS]], keys, setting=setting)
+    joined = tables.paper_vs_ours(
+        tables.printed("table_5"), ours[[*keys, *CELLS]], keys, setting=_setting(finished)
+    )
     return _with_backbone(joined, finished)
+
+
+def _setting(finished: Sequence[Run]) -> str:
+    """What makes ours no measurement of the printed rows; see `tables.paper_vs_ours`."""
+    same = all(r.spec.backbone.startswith(claims.BACKBONES[r.spec.model]) for r in finished)
+    return "" if same else "other backbone"
 
 
 def _with_backbone(joined: pd.DataFrame, finished: Sequence[Run]) -> pd.DataFrame:
@@ -309,7 +315,8 @@ def table_10(finished: Sequence[Run], wanted: Sequence[str]) -> pd.DataFrame:
         ours = pd.concat([ours, *_means(ours)], ignore_index=True)
     printed = tables.printed("table_10")
     printed = printed[printed["category"].isin([*wanted, "mean"])]
-    return _with_backbone(tables.paper_vs_ours(printed, ours, keys), finished)
+    joined = tables.paper_vs_ours(printed, ours, keys, setting=_setting(finished))
+    return _with_backbone(joined, finished)
 
 
 def _means(ours: pd.DataFrame) -> list[pd.DataFrame]:

@@ -35,7 +35,7 @@ from flowood_core.notebook.bias_figures import (
 )
 from flowood_core.notebook.labels import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY, YELLOW, labelled
 from flowood_core.notebook.reading import read
-from flowood_core.notebook.sheet import LABELS, Sheet, show_source, show_table
+from flowood_core.notebook.sheet import LABELS, SAVED_DPI, SCREEN_DPI, Sheet, show_source, show_table
 
 __all__ = [
     "BLACK",
@@ -106,7 +106,7 @@ def use_style() -> None:
     """One look for all figures: white, light grid, 9 pt, no box."""
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85)
     mpl.rcParams.update(
-        {"figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "axes.spines.top": False,
+        {"figure.dpi": SCREEN_DPI, "savefig.dpi": SAVED_DPI, "savefig.bbox": "tight", "axes.spines.top": False,
          "axes.spines.right": False, "axes.titlesize": "medium", "grid.linewidth": 0.5, "legend.frameon": False}
     )  # fmt: skip
 

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image as Picture
 
 from flowood_core.notebook.labels import labelled
 from flowood_core.system import paths
 from flowood_core.system.files import write_atomically
 
-__all__ = ["LABELS", "Sheet", "show_source", "show_table"]
+__all__ = ["LABELS", "SAVED_DPI", "SCREEN_DPI", "Sheet", "show_source", "show_table"]
+
+SCREEN_DPI, SAVED_DPI = 110, 160  # of a figure in the notebook, and in its file
 
 LABELS = {
     "smoke": "smoke profile: a test of the machinery, no number means anything",
@@ -137,7 +140,16 @@ def _show_kept(path: Path, caption: str) -> None:
     if path.suffix == ".csv":
         show_table(pd.read_csv(path), caption, "{:.4g}", folded=True)
     else:
-        display(Image(filename=str(path)))
+        display(Image(data=_for_screen(path)))
+
+
+def _for_screen(path: Path) -> bytes:
+    """A saved figure at the resolution of one that is drawn anew, so that a notebook which keeps it is no larger."""
+    shrink, small = SCREEN_DPI / SAVED_DPI, io.BytesIO()
+    with Picture.open(path) as whole:
+        size = tuple(round(side * shrink) for side in whole.size)
+        whole.convert("RGB").resize(size, Picture.Resampling.LANCZOS).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def show_source(function: Callable[..., Any], *, doc: bool = False) -> None:

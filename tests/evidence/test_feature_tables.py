@@ -9,6 +9,7 @@ from flowood_core.datasets import highdim
 from flowood_core.evidence import feature_tables, readings, tables
 from flowood_core.features import map_flows
 from flowood_core.notebook.reading import sentences
+from flowood_core.runs import grid
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_the_reading_of_the_papers_size_judges_by_the_trained_score(value, says)
     auroc = pd.DataFrame([("fastflow", *row) for row in rows], columns=["model", "method", "score", "value"])
     auroc = auroc.assign(low=auroc["value"] - 3, high=auroc["value"] + 3)
     moved = [("px", 1.0, 0.5, 2.0), ("px", -1.0, -3.0, 1.0), ("published", -0.5, -2.0, 1.0)]
-    gains = pd.DataFrame(moved, columns=["score", "value", "low", "high"])
+    gains = pd.DataFrame(moved, columns=["score", "value", "low", "high"]).assign(model="fastflow")
     said = sentences(readings.feature_size(auroc, feature_tables.NO_SCORES, gains))
     assert (
         says in said
@@ -119,6 +120,29 @@ def test_the_reading_of_the_papers_size_judges_by_the_trained_score(value, says)
         and "no interval leaves zero" in said
     )
     assert readings.feature_size(auroc.iloc[:0], feature_tables.NO_SCORES, gains) == []
+
+
+def test_a_cell_of_table_10_on_another_backbone_is_no_verdict():
+    ran = grid.finished("sample", "table_10")
+    joined = feature_tables.table_10(ran, ["screw", "zipper"])
+    found = joined[joined["category"] == "screw"]
+    assert {run.spec.model for run in ran} == set(map_flows.LABELS)
+    assert (found["verdict"] == "other backbone").all() and found["ours"].notna().all()
+    assert (joined.loc[joined["category"] == "zipper", "verdict"] == "not run").all()
+
+
+def test_the_reading_of_the_papers_size_tells_the_models_apart():
+    rows = [("mle", "px", 60.0), ("ccm", "px", 61.0), ("mle", "pz", 70.0), ("ccm", "pz", 72.0)]
+    auroc = pd.DataFrame(
+        [(model, *row) for model in map_flows.LABELS for row in rows],
+        columns=["model", "method", "score", "value"],
+    )
+    auroc = auroc.assign(low=auroc["value"] - 3, high=auroc["value"] + 3)
+    moved = [("fastflow", "px", -1.0, -2.0, -0.5), ("cs_flow", "px", 1.0, 0.5, 2.0)]
+    gains = pd.DataFrame(moved, columns=["model", "score", "value", "low", "high"])
+    said = sentences(readings.feature_size(auroc, feature_tables.NO_SCORES, gains))
+    assert "FastFlow: by −log p 0 of 1 rows with outliers lie at or above" in said
+    assert "CS-Flow: by −log p every row with outliers is at or above its plain row, 1 of 1 for sure" in said
 
 
 @pytest.mark.usefixtures("outputs")

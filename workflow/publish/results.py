@@ -202,7 +202,7 @@ def maps_table(f: Facts) -> str:
 
 
 def better_network_table(f: Facts) -> str:
-    """FastFlow on EfficientNet-Lite0 at 256 pixels beside what needs no flow, as `03_2` and `app_c` left them."""
+    """Flows on EfficientNet-Lite0 at 256 pixels beside what needs no flow, as `03_2` and `app_c` left them."""
     left = {"chest X-ray": f.table("table_5_lite_ours"), "screws": f.table("table_10_scores")}
     keys, shown = ["model", "method"], ["−log p", "published score", "eq. (4)", "no flow"]
     rows = []
