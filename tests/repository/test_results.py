@@ -1,5 +1,7 @@
 """Laws of the pages: they are what the committed runs say, and say what was not run."""
 
+import re
+
 import pytest
 
 from flowood_core import runs
@@ -20,6 +22,11 @@ def committed():
 @pytest.mark.parametrize("name", ["README.md", "RESULTS.md", "FINDINGS.md"])
 def test_a_page_is_what_the_committed_runs_say(committed, name):
     assert (paths.repo_root() / name).read_text("utf-8") == committed[name], "stale: make readme"
+
+
+@pytest.mark.parametrize("name", ["README.md", "RESULTS.md", "FINDINGS.md"])
+def test_no_page_shows_an_expression_that_should_have_been_filled_in(committed, name):
+    assert re.findall(r"\{[a-z_][\w.]*\(.{0,40}", committed[name]) == []
 
 
 def test_without_runs_a_table_says_so(tmp_path, monkeypatch):
