@@ -42,9 +42,9 @@ class FeatureLevel:
     """OOD score of images by unit features of a frozen network: their density, whitened on ID, and their neighbours.
 
     The density is a flow in the directions in which ID varies most, times a normal distribution in all others:
-    what leaves the span of a few ID images is surprising, and a flow in that span alone cannot see it. Being of one
-    piece, it calls likely what lies between two kinds of ID images, and has no near neighbour there. So the distance
-    to the nearest ID images, in the density's unit, is added:
+    what leaves the span of a few ID images is surprising, and a flow in that span alone cannot see it. This density is
+    of one piece: it calls likely what lies between two kinds of ID images, where no ID image is near. So the distance
+    to the k-th nearest ID image is added, in the density's unit:
 
         score(x) = -log p(x) + w d_k(x),   w = sd(-log p) / sd(d_k) over the ID images,
 
@@ -62,14 +62,18 @@ class FeatureLevel:
         batch_size, lr: Adam's, to zero along a cosine.
         n_outliers: images made as outliers, each of which has to pass the network once.
         seed: of the flow and of both trainings.
+    Raises:
+        ValueError: neighbours below 0; an encoder by name as `ImageEncoder`.
 
     The normal distribution, and with it the shrunk covariance, was chosen with 150 to 4,000 CIFAR-10 images by the
     kinds of the simple battery made of held-out ID images. The other defaults were chosen before it, with
     EfficientNet-Lite0 on 5,400 CIFAR-10 images and 600 held out, by 21 kinds of synthetic images that no training
     sees: 128, 256, 512 components gave a mean AUROC of 63.3, 74.4, 75.9; three times the steps 0.8 more (at 256),
-    outliers 0.4 to 1.4; shares of 0.3 and 0.5 and margins of 1 and 3 the same. The five neighbours were chosen last, by
-    CIFAR-10 classes left out of the fit, two at a time (EfficientNet-Lite2 at 192 pixels, 4,000 images, eq. (2)):
-    80.6 on average, the density alone 80.0, neighbours alone 79.2; with 2 pairs of 5 the density alone is better.
+    outliers 0.4 to 1.4; shares of 0.3 and 0.5 and margins of 1 and 3 the same.
+
+    That neighbours are added was chosen last, k = 5 as it was, by CIFAR-10 classes left out of the fit, two at a time
+    (`benchmarks/left_out_classes.py`: 4,000 images, EfficientNet-Lite2 at 192 pixels): 80.6 on average, the density
+    alone 80.0, neighbours alone 79.2; with 2 pairs of 5 the density alone is better.
     """
 
     def __init__(
@@ -134,7 +138,16 @@ class FeatureLevel:
         return make(x[index], x[(index + shift) % len(x)], rng=rng)
 
     def fit_features(self, x: np.ndarray, outliers: np.ndarray | None = None) -> Self:
-        """`fit` on features that are computed already: float32 (n, d) of ID images and of outliers."""
+        """`fit` on features that are computed already: float32 (n, d) of ID images and of outliers.
+
+        Raises:
+            ValueError: no more ID features than neighbours.
+        """
+        if self.neighbours >= len(x):
+            raise ValueError(
+                f"expected more ID features than neighbours, got {len(x)} and {self.neighbours}; collect more "
+                "images or lower neighbours"
+            )
         self.n_flow = min(self.components, max(2, len(x) // IMAGES_PER_COMPONENT), x.shape[1])
         self.standard = _rounded(Standard.shrunk(x))
         rows = self._whitened(x)[:, : self.n_flow]
@@ -148,10 +161,6 @@ class FeatureLevel:
             pool = Pool(self._whitened(outliers)[:, : self.n_flow])
             train.fit(self.flow, rows, pool, settings=settings, label="features: correction")
         if self.neighbours:
-            if self.neighbours >= len(x):
-                raise ValueError(
-                    f"expected more ID features than neighbours, got {len(x)} and {self.neighbours}"
-                )
             kept = np.random.default_rng(self.seed).permutation(len(x))[:MOST_KEPT]
             # half precision is what a file holds: the level that is loaded scores to the same bit
             self.knn = Knn(unit(x[np.sort(kept)]).astype(np.float16).astype(np.float32), self.neighbours)

@@ -202,7 +202,7 @@ def test_a_level_saved_before_there_were_neighbours_is_its_density(fitted, x):
 
 
 def test_as_many_neighbours_as_images_are_refused():
-    with pytest.raises(ValueError, match="more ID features than neighbours, got 30 and 30"):
+    with pytest.raises(ValueError, match="more ID features than neighbours, got 30 and 30; collect"):
         FeatureLevel(Vectors(), components=4, blocks=2, hidden=4, mle_steps=1, neighbours=30).fit_features(
             np.random.default_rng(0).normal(size=(30, 40)).astype(np.float32)
         )
