@@ -3,8 +3,8 @@
 The level of `FeatureLevel.on_statistics` is fitted on the first 12,000 CIFAR-10 training images, and on fewer. Other
 training images, 1,000 each, are ID and what the simple battery is made of; 2,000 more hold its scale. Written to
 ``results/statistics_level.csv``: AUROC in percent of every kind, by training. Printed last: the sight in
-`anyflow.join`, from kinds that no outlier function makes and from what only content tells (pictures turned, classes left out). Needs
-CIFAR-10's file of 16,000 training images or more; three minutes on one core.
+`anyflow.join`, from kinds that no outlier function makes and from what only content tells (pictures turned, classes
+left out). Needs CIFAR-10's file of 16,000 training images or more; three minutes on one core.
 
     python -m benchmarks.statistics_level
 """

@@ -2,8 +2,12 @@
 
 A flow on pixels adds up small surprises of every pixel, and a picture that lacks one thing alone (its colour, the
 finest of its detail) has few of them. Natural images lack nothing alone: how much detail one octave has says how much
-the next has, in every channel, and steps between neighbours come in all sizes. A density on these numbers sees what does
-not fit. They need no network and no weights, and they know nothing of what the picture shows.
+the next has, in every channel, and steps between neighbours come in all sizes. A density on these numbers sees what
+does not fit. They need no network and no weights, and they know nothing of what the picture shows; how it was resized
+or compressed they know very well.
+
+Which numbers: 93 at first. Those of turns, lags and colours were added, since medians stayed at 94 to 96 in a battery
+made of CIFAR-10 training images. No test set was looked at.
 """
 
 from __future__ import annotations

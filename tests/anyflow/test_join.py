@@ -127,7 +127,7 @@ def lost(rng, pixels: float, features: float, n: int = 20_000) -> float:
         for rate in (lambda _: 1.0, lambda auroc: auroc / (1 - auroc))  # Beta(a, 1): AUROC = 1 / (1 + a)
     )
     joined = [sum(SIGHTS[name](e) for name, e in of.items()) for of in (of_id, of_ood)]
-    better = max(metrics.auroc(of_id[name], of_ood[name]) for name in SIGHTS)
+    better = max(metrics.auroc(of_id[name], of_ood[name]) for name in of_id)
     return 100 * (better - metrics.auroc(*joined))
 
 
