@@ -342,7 +342,7 @@ def battery_table(
 
     Args:
         detector: something with `ood_score` (`Detector`), a flow (scores eq. (4) "pz" and -log p_X "px"; without z the
-            second only), or a function of uint8 images that gives one score each, higher = more OOD.
+            second only), or a function of uint8 images: one score each, or several by name. Higher = more OOD.
         x_id: 8-bit ID images (n, c, h, w) that training has not seen. They stand for ID, and the battery is made of
             them.
         outliers: name of the outlier function of the training, which says what it has seen; see `is_made_by`.
@@ -432,15 +432,17 @@ def _scores_of(detector: Any) -> Callable[[Tensor], dict[str, np.ndarray]]:
         flow = adapt.as_flow(detector)
         if isinstance(flow, adapt.Adapted) and not flow.has_latent:
             return lambda x: {"px": -adapt.log_px_of(flow, x)}
-        return lambda x: dict(
-            zip(("pz", "px"), map(np.negative, adapt.log_densities_of(flow, x)), strict=True)
-        )
+        names = ("pz", "px")
+        return lambda x: dict(zip(names, map(np.negative, adapt.log_densities_of(flow, x)), strict=True))
     if not callable(detector):
-        raise TypeError(
-            "expected a detector with ood_score, a flow, or a function of images that gives one score each, got "
-            f"{type(detector).__name__}"
-        )
-    return lambda x: {"score": _one_each(detector(x), x)}
+        got = type(detector).__name__
+        raise TypeError(f"expected a detector with ood_score, a flow, or a function of images, got {got}")
+
+    def by_name(x: Tensor) -> dict[str, np.ndarray]:
+        of = made if isinstance(made := detector(x), Mapping) else {"score": made}
+        return {name: _one_each(values, x) for name, values in of.items()}
+
+    return by_name
 
 
 def _one_each(made: ArrayLike, x: Tensor) -> np.ndarray:

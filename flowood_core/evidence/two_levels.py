@@ -36,6 +36,7 @@ LABELS = {
     "knn": "nearest neighbours, unit features",
     "mahalanobis": "Mahalanobis, unit features",
     "both": "both levels: pixels and features",
+    "all": "all three: pixels, statistics, features",
 }
 """Score, higher = more OOD: its words. `knn` and `mahalanobis` train nothing."""
 
@@ -117,7 +118,14 @@ def ranks(lengths_: pd.DataFrame) -> tuple[float, float]:
 
 
 def scored(
-    flow: Flow, encoder: Any, images: Images, outliers: Callable[..., Tensor], *, seed: int = 0, **how: Any
+    flow: Flow,
+    encoder: Any,
+    images: Images,
+    outliers: Callable[..., Tensor],
+    *,
+    statistics: FeatureLevel | None = None,
+    seed: int = 0,
+    **how: Any,
 ) -> Scores:
     """Every score of `LABELS` of every test image, by score and set; higher = more OOD.
 
@@ -125,6 +133,7 @@ def scored(
         flow: on pixels, trained on the ID set.
         encoder: an `ImageEncoder` without unit length, so that both kinds of vectors are computed once.
         outliers: images (x, partner, *, rng) -> x_out, for the feature level.
+        statistics: a level on statistics, fitted on the same images; None leaves out "all".
         seed: of the feature level. how: its further parameters, see `FeatureLevel`.
     """
     sets = images.judged
@@ -147,24 +156,33 @@ def scored(
     found = {score: {name: of(h) for name, h in vectors.items()} for score, of in fitted.items()}
     found["pixels"] = {name: -densities(flow, x)[1] for name, x in sets.items()}
     found["complexity"] = {name: -image_complexity(x).numpy() for name, x in sets.items()}
-    join = Join.fit({"pixels": -densities(flow, images.held)[1], "features": fitted["level"](held)})
-    found["both"] = {
-        name: join({"pixels": found["pixels"][name], "features": found["level"][name]}) for name in sets
-    }
-    return {score: found[score] for score in LABELS}
+    on_held = {"pixels": -densities(flow, images.held)[1], "features": fitted["level"](held)}
+    of_level = {"pixels": found["pixels"], "features": found["level"]}
+    found["both"] = _joined(on_held, of_level)
+    if statistics is not None:
+        on_held["statistics"] = statistics.score(images.held)
+        of_level["statistics"] = {name: statistics.score(x) for name, x in sets.items()}
+        found["all"] = _joined(on_held, of_level)
+    return {score: found[score] for score in LABELS if score in found}
+
+
+def _joined(on_held: Mapping[str, np.ndarray], of_level: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
+    """Scores of each set by the join of the levels, whose scales are those of the held-out ID images."""
+    join, sets = Join.fit(on_held), next(iter(of_level.values()))
+    return {name: join({level: of[name] for level, of in of_level.items()}) for name in sets}
 
 
 def over_levels(by_seed: Iterable[Scores]) -> pd.DataFrame:
     """AUROC of every score and set, over seeds and test draws.
 
     Args:
-        by_seed: from `scored`, one a seed, on the same images.
+        by_seed: from `scored`, one a seed, on the same images; or other scores in that form.
     Returns:
         score, ood, value, low, high (percent, see `intervals.over`), n_seeds; and a set "mean" over the others.
     """
     by_seed = list(by_seed)
     rows = []
-    for score in LABELS:
+    for score in by_seed[0]:
         samples = {name: [_sample(of[score], name) for of in by_seed] for name in by_seed[0][score]}
         del samples["ID"]
         samples["mean"] = [intervals.Sample.average(of) for of in zip(*samples.values(), strict=True)]
