@@ -8,9 +8,9 @@
 
 # %% [markdown]
 r"""
-# 3.1, beyond the paper: neighbours, a better detector, a second level
-**Question.** How does the paper's detector compare with other cures of the same disease on the same flows, and can its idea be taken further?  **Answer.** In profile `sample` no score on any of these flows finds all OOD sets. Outliers of one blur radius leave more than half of the simple kinds of pictures below an AUROC of 97. Outliers of every grade of simplicity leave a quarter, at a price in likelihood and on iSUN. Fewer of them in a batch take that price back, and lose grey pictures. Sets as complex as ID stay hard for every flow on pixels; a level on features finds them, on average best by a flow and nearest neighbours together.
-**Makes** the neighbours' table, the `flowood` rows, the simple battery, the two levels · **reads** the runs of `train_one` (trains what is missing) · **time** 10 min when the runs exist; quick 3 min, sample 1 h
+# 3.1, beyond the paper: neighbours, a better detector, further levels
+**Question.** How does the paper's detector compare with other cures of the same disease on the same flows, and can its idea be taken further?  **Answer.** In profile `sample` no score on any of these flows finds all OOD sets. Outliers of one blur radius leave more than half of the simple kinds of pictures below an AUROC of 97. Outliers of every grade of simplicity leave a quarter, at a price in likelihood and on iSUN. Fewer of them in a batch take that price back, and lose grey pictures. A hundred statistics of the image's surface, with a flow or without one, find nearly all simple kinds. Sets as complex as ID stay hard for every flow on pixels; a level on features finds them.
+**Makes** the neighbours' table, the `flowood` rows, the simple battery, the levels on statistics and on features · **reads** the runs of `train_one` (trains what is missing) · **time** 10 min when the runs exist; quick 3 min, sample 1 h
 """
 
 # %% tags=["bootstrap"]
@@ -33,6 +33,7 @@ n_battery: int = 200  # ID images that the simple battery is made of
 encoder: Optional[str] = None  # None: the profile's; the frozen network of the second level
 size: Optional[int] = None  # None: the profile's; side in pixels to which it is shown an image
 n_level: Optional[int] = None  # None: the profile's; ID training images of the second level
+surface_ids: Optional[list] = None  # None: the profile's; other ID sets of which statistics are taken too
 n_level_outliers: Optional[int] = None  # None: the profile's; images made as outliers for it, for each seed
 n_level_test: Optional[int] = None  # None: the profile's; test images of each set at both levels
 level_extra: Optional[list] = None  # None: the profile's; OOD sets beside those of the runs
@@ -42,7 +43,7 @@ import pandas as pd
 
 from flowood_core import datasets, neighbours, runs
 from flowood_core.anyflow import battery
-from flowood_core.evidence import beyond, tables, two_levels
+from flowood_core.evidence import beyond, surface, tables, two_levels
 from flowood_core.features.encoders import MissingWeights
 from flowood_core.features.images import ImageEncoder
 from flowood_core.notebook import figures, params
@@ -216,6 +217,89 @@ figures.read(
 
 # %% [markdown]
 r"""
+## What the surface says
+**Claim.** A flow on pixels adds up the small surprises of every pixel. A grey picture, or one saved as JPEG, lacks one thing alone, and has few of them. But natural images lack nothing alone: how much detail one octave has says how much the next has, in every channel, and steps between neighbours come in all sizes. A density on such *statistics* of the image sees what does not fit.
+
+There are 114 of them (`features.statistics`): energies of the cosine transform in 13 bands of three opponent colours, shares of small steps and small cosines, how often steps turn, how they hang together between neighbours and colours. No network, no weights. On them stands the paper's method again: whitening on ID, a flow trained by eq. (2) and eq. (3), outliers made as images. The simplest thing stands beside it, a normal distribution (Mahalanobis). `joined` adds up what the statistics and the flow on pixels have to say, by the rule of the next section.
+
+**What has seen a test set.** Nothing here. Which statistics, how long to train and the statistics' weight in the join were settled on CIFAR-10 training images that no flow has seen and the battery made of them (`benchmarks/statistics_level.py`). **What this is not.** Statistics know how a picture was processed as well as what it is: the sets differ in how they were scaled and compressed, and a part of what is found below will be that.
+"""
+
+# %%
+names = dict.fromkeys([*rows["MLE"][0].spec.ood, *P.level_extra])
+images = two_levels.images_of(P.beyond_id, names, n_train=P.n_level, n_test=P.n_level_test)
+trainings = [name for name in ("MLE", control, beyond.LIGHTER, ours) if name in rows]
+surfaces = {
+    name: [surface.Surface.fit(r.flow(), images, graded.ccm_graded, seed=r.spec.seed) for r in rows[name]]
+    for name in dict.fromkeys(trainings)
+}
+
+# %%
+on_sets = surface.over_sets({name: [s.judged(images) for s in of] for name, of in surfaces.items()})
+sheet.save_table(on_sets, "surface", f"Pixels and statistics: AUROC in percent, ID = {label}")
+parts = [
+    battery.battery_table(s.scores, x_id, outliers="ccm_graded", n_boot=200).assign(training=name, seed=seed)
+    for name, of in surfaces.items()
+    for seed, s in enumerate(of)
+]
+on_battery = pd.concat(parts, ignore_index=True)
+sheet.save_table(
+    on_battery, "surface_battery_long", "The simple battery by pixels and statistics, every seed"
+)
+
+# %% [markdown]
+r"""
+**Check.** Each point is a kind of image by the statistics and `flowood` joined; a grey cross is `flowood` alone, by $-\log p_{\mathcal X}$.
+"""
+
+# %%
+of_ours = on_battery[on_battery.training == ours]
+wide = surface.battery_wide(of_ours)
+kinds = beyond.battery_mean(of_ours)
+fig, ax = figures.figure("wide", height=4.2)
+figures.draw_battery(ax, kinds[kinds.score == "joined"], before=kinds[kinds.score == "pixels"])
+ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, frameon=False)
+about = (
+    f"AUROC against complexity: statistics joined with {ours} (points), {ours} alone by −log p(x) (crosses)"
+)
+sheet.save_figure(fig, "surface_battery", about)
+
+# %%
+sheet.save_table(
+    wide.reset_index(), "surface_battery", "Simple kinds by score, AUROC in percent, mean over seeds"
+)
+names = {"complexity": "−C"} | surface.LABELS
+lowest = wide[(wide[["pixels", "joined"]] < surface.FOUND).any(axis=1)].rename(columns=names)
+about = f"Simple kinds that {ours} or its join leaves below {surface.FOUND:.0f}: AUROC in percent, mean over seeds"
+figures.show_table(lowest, about, dict.fromkeys(lowest.columns, "{:.1f}"))
+
+# %%
+shown = on_sets.replace({"ood": datasets.LABELS, "score": surface.SETS_LABELS})
+table = tables.wide(shown, ["training", "score"], ["ood"])
+sheet.save_table(table, "surface_wide", f"Pixels and statistics, AUROC in percent, ID = {label}", index=True)
+about = f"AUROC in percent, 95 % interval over seeds and test draws, ID = {label}"
+figures.show_table(table, about, best="highest")
+
+# %%
+figures.read(*surface.reading(wide, on_sets, ours))
+
+# %% [markdown]
+r"""
+**The same with other ID sets**, `flowood` on pixels:
+"""
+
+# %%
+others = surface.other_sets(P.profile, P.surface_ids, n_train=P.n_level, n_test=P.n_level_test)
+if len(others):
+    sheet.save_table(others, "surface_ids", "Pixels and statistics on other ID sets, AUROC in percent")
+    shown = others.replace({"id": datasets.LABELS, "ood": datasets.LABELS, "score": surface.SETS_LABELS})
+    about = "AUROC in percent, 95 % interval over seeds and test draws"
+    figures.show_table(tables.wide(shown, ["id", "score"], ["ood"]), about)
+else:
+    print("None in this profile.")
+
+# %% [markdown]
+r"""
 ## The bias lives in feature space too
 **Claim.** A picture in which little happens excites few filters. Its vector of features $h(\mathbf x)$ is short, so a density on $h$ calls it likely, as a density on pixels does. The direction $\mathbf u = h / \lVert h \rVert$ says what is in the picture and has no length to be short of.
 
@@ -223,7 +307,7 @@ The second level is the paper's method on $\mathbf u$: a frozen network, unit le
 
 `both` begins with surprises: $e_\ell(\mathbf x) = -\log P_{\mathrm{ID}}(S_\ell \ge s_\ell(\mathbf x))$ for the level $\ell$, read off ID images that no training has seen. A level is blind to an OOD image with probability $1 - \pi_\ell$, and its surprise is then that of an ID image; otherwise its tail probability is Beta$(a_\ell, 1)$. What a surprise is worth is the likelihood ratio,
 $$g_\ell(e) = \log\bigl(1 - \pi_\ell + \pi_\ell\, a_\ell\, e^{(1 - a_\ell)\, e}\bigr),$$
-and `both` is $g_{\mathrm{pixels}} + g_{\mathrm{features}}$. What pixels say in the ordinary range of ID then costs features next to nothing. $\pi$ and $a$ were fitted to synthetic outliers of kinds that no training sees and to ID classes left out, and frozen before a test set was scored by this rule. **What has seen a test set.** That classes left out were needed was known from test sets: an older join, chosen on textures alone, had lost 3 points on CelebA and CIFAR-100. Neighbours were chosen by ID classes left out, two at a time (80.6 against 80.0 for the density and 79.2 for neighbours alone); that they do well on CIFAR-100 had been seen here before.
+`both` is $g_{\mathrm{pixels}} + g_{\mathrm{features}}$, and `all` has the statistics as its third term. What pixels say in the ordinary range of ID then costs features next to nothing. $\pi$ and $a$ were fitted to synthetic outliers of kinds that no training sees and to ID classes left out, and frozen before a test set was scored by this rule. **What has seen a test set.** That classes left out were needed was known from test sets: an older join, chosen on textures alone, had lost 3 points on CelebA and CIFAR-100. Neighbours were chosen by ID classes left out, two at a time (80.6 against 80.0 for the density and 79.2 for neighbours alone); that they do well on CIFAR-100 had been seen here before.
 """
 
 # %%
@@ -235,8 +319,6 @@ except MissingWeights as missing:
 
 # %%
 if network is not None:
-    names = dict.fromkeys([*rows["MLE"][0].spec.ood, *P.level_extra])
-    images = two_levels.images_of(P.beyond_id, names, n_train=P.n_level, n_test=P.n_level_test)
     lengths = two_levels.lengths(network, images.judged)
     sheet.save_table(lengths.groupby("set", sort=False).mean().reset_index(), "level_lengths",
                      "Mean complexity [bits/dim] and mean length of the features of each set")  # fmt: skip
@@ -245,9 +327,15 @@ if network is not None:
 if network is not None:
     by_seed = [
         two_levels.scored(
-            run.flow(), network, images, graded.ccm_graded, seed=run.spec.seed, n_outliers=P.n_level_outliers
+            s.flow,
+            network,
+            images,
+            graded.ccm_graded,
+            statistics=s.level,
+            seed=run.spec.seed,
+            n_outliers=P.n_level_outliers,
         )
-        for run in rows[ours]
+        for run, s in zip(rows[ours], surfaces[ours], strict=True)
     ]
     levels = two_levels.over_levels(by_seed)
     sheet.save_table(levels, "levels", f"Two levels: AUROC in percent, {network.label}, ID = {label}")
@@ -291,7 +379,7 @@ sheet.finish(runs=[r.spec.run_id for r in every], provenance=every[0].metrics["p
 r"""
 ## Summary
 - Eight trainings, nine scores: the first table says which of them find simple *and* complex OOD.
-- The battery says which simple pictures still deceive; a level on features sees content that a flow on pixels does not.
+- The battery says which simple pictures still deceive a flow on pixels. Statistics of the surface find nearly all of them; a level on features sees content, which neither does.
 - No flow and no score was fitted on a test OOD set (what the choice of *CCM+simplify*, the squeeze and the width have seen stands above).
 - Not reproduced here: the neighbours' own flows and training lengths. Next: `03_2_high_dimensional`.
 """

@@ -429,8 +429,7 @@ def _scores_of(detector: Any) -> Callable[[Tensor], dict[str, np.ndarray]]:
     if callable(getattr(detector, "ood_score", None)):
         return lambda x: {"detector": _one_each(detector.ood_score(x), x)}
     if isinstance(detector, torch.nn.Module):
-        flow = adapt.as_flow(detector)
-        if isinstance(flow, adapt.Adapted) and not flow.has_latent:
+        if isinstance(flow := adapt.as_flow(detector), adapt.Adapted) and not flow.has_latent:
             return lambda x: {"px": -adapt.log_px_of(flow, x)}
         names = ("pz", "px")
         return lambda x: dict(zip(names, map(np.negative, adapt.log_densities_of(flow, x)), strict=True))
@@ -446,7 +445,6 @@ def _scores_of(detector: Any) -> Callable[[Tensor], dict[str, np.ndarray]]:
 
 
 def _one_each(made: ArrayLike, x: Tensor) -> np.ndarray:
-    values = np.asarray(made, dtype=np.float64)
-    if values.shape != (len(x),):
+    if (values := np.asarray(made, dtype=np.float64)).shape != (len(x),):
         raise ValueError(f"expected one score per image, ({len(x)},), got {values.shape}")
     return values

@@ -16,12 +16,14 @@ from torch import Tensor
 from flowood_core.anyflow.join import Join
 from flowood_core.anyflow.levels import FeatureLevel
 from flowood_core.complexity import image_complexity
-from flowood_core.evidence.two_levels import Images, Scores, over_levels
+from flowood_core.evidence import beyond
+from flowood_core.evidence.two_levels import Images, Scores, images_of, over_levels
 from flowood_core.features.distances import Mahalanobis
 from flowood_core.flow import Flow, densities
 from flowood_core.notebook.reading import Said
+from flowood_core.outliers import graded
 
-__all__ = ["FOUND", "LABELS", "SETS_LABELS", "Surface", "battery_wide", "over_sets", "reading"]
+__all__ = ["FOUND", "LABELS", "SETS_LABELS", "Surface", "battery_wide", "other_sets", "over_sets", "reading"]
 
 LABELS = {
     "pixels": "flow on pixels",
@@ -102,6 +104,26 @@ def over_sets(by_training: Mapping[str, Sequence[Scores]]) -> pd.DataFrame:
     parts = [over_levels(of).assign(training=name) for name, of in by_training.items()]
     frame = pd.concat(parts, ignore_index=True)
     return frame[["training", *frame.columns.drop("training")]]
+
+
+def other_sets(profile: str, ids: Iterable[str], *, n_train: int, n_test: int) -> pd.DataFrame:
+    """`over_sets` of `flowood` on further ID sets; its runs are trained where they are missing.
+
+    Args:
+        ids: ID sets with rows of `flowood` in the profile's grid; every OOD set of their runs is judged.
+        n_train, n_test: images, see `two_levels.images_of`.
+    Returns:
+        id, score, ood, value, low, high (percent), n_seeds; empty without ids.
+    """
+    parts = []
+    for id_ in ids:
+        its = beyond.trained(profile, id_)[beyond.OURS]
+        names = dict.fromkeys([*its[0].spec.ood, *its[0].spec.later])
+        images = images_of(id_, names, n_train=n_train, n_test=n_test)
+        fitted = [Surface.fit(run.flow(), images, graded.ccm_graded, seed=run.spec.seed) for run in its]
+        over = over_levels([one.judged(images) for one in fitted])
+        parts.append(over.assign(id=id_)[["id", *over.columns]])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def battery_wide(long: pd.DataFrame) -> pd.DataFrame:
