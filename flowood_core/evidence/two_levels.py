@@ -244,4 +244,8 @@ def reading(levels: pd.DataFrame, rank: float, inside: float, *, is_pretrained: 
             f"Both levels together reach {mean['both']:.1f}, pixels alone {mean['pixels']:.1f}; on the worst set the "
             f"join stays {lost:.1f} points below the better of the two.",
         ),
+        (
+            "all" in mean,
+            f"With the statistics as a third level it is {mean.get('all', 0):.1f}.",
+        ),
     ]

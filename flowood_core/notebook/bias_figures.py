@@ -251,7 +251,7 @@ def draw_lengths(ax: Axes, frame: pd.DataFrame, *, labels: Mapping[str, str] | N
 LEVEL_MARKS = {
     "raw": ("features as they come", "x", "0.45"), "unit": ("unit features", "o", "white"),
     "level": ("with outliers and neighbours", "o", GREEN), "pixels": ("pixels", "^", ORANGE),
-    "both": ("both levels", "D", BLACK),
+    "both": ("pixels and features", "D", BLACK), "all": ("and statistics", "s", BLUE),
 }  # fmt: skip
 
 
