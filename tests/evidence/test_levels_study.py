@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from flowood_core import metrics
+from flowood_core.anyflow.levels import FeatureLevel
 from flowood_core.evidence import two_levels
 from flowood_core.features.images import ImageEncoder
 from flowood_core.flow import densities, image_flow
@@ -25,7 +26,8 @@ def found(images, tmp_path_factory):
         patch.setenv("FLOWOOD_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
         flow = image_flow(blocks=2, hidden=4, seed=0)
         network = ImageEncoder("untrained", size=32, unit=False)
-        of = two_levels.scored(flow, network, images, image.ccm_gaussian, **SMALL)
+        third = FeatureLevel.on_statistics((3, 32, 32), **SMALL).fit(images.train)
+        of = two_levels.scored(flow, network, images, image.ccm_gaussian, statistics=third, **SMALL)
         return flow, network, of, two_levels.lengths(network, images.judged)
 
 
@@ -96,6 +98,7 @@ def cells(**means):
         ({"level": 85.0}, 0.7, "more than either by itself", "no more than"),
         ({"level": 81.0, "knn": 82.0}, 0.7, "no more than the better", "more than either"),
         ({"pixels": 95.0, "both": 90.0}, 0.7, "5.0 points below", "0.0 points below"),
+        ({"all": 96.5}, 0.7, "as a third level it is 96.5", "96.4"),
     ],
 )
 def test_a_sentence_stands_under_its_condition(means, rank, says, says_not):
