@@ -1,4 +1,4 @@
-"""Laws of the study of surfaces: each score is its level's own, each table its scores', each sentence has its numbers."""
+"""Laws of the study of surfaces: a score is its level's own, a table its scores', and a sentence has its numbers."""
 
 import numpy as np
 import pandas as pd
