@@ -353,9 +353,10 @@ def fit_each(levels: Mapping[str, FeatureLevel], x: Tensor, outliers: Any) -> No
     Args:
         outliers: as `Detector` takes them; None is eq. (2) alone.
     """
-    _, method = correction.chosen_outliers(
-        "auto" if outliers is None else outliers, "softplus", x, None, None
-    )
+    if not levels:
+        return
+    kind = "auto" if outliers is None else outliers
+    _, method = correction.chosen_outliers(kind, "softplus", x, None, None)
     for level in levels.values():
         level.fit(x, None if outliers is None else method)
 
