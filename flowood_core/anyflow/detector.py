@@ -7,7 +7,7 @@ own, where a higher score means more OOD, under a name that says so: `ood_score`
     score_samples(X)       -ood_score(X), higher = more normal
     decision_function(X)   gamma - ood_score(X): positive is normal
     predict(X)             +1 ID, -1 OOD, by eq. (6)
-    parts(X)               the score of each level, where there are two
+    parts(X)               the score of each level, where there are several
 
 Of files (a folder, a path, a list of paths) all four give a pandas Series whose index holds the names: a file that
 could not be read is not in it, and a warning names it. Of everything else they give an array.
@@ -61,9 +61,13 @@ class Detector(OutlierMixin, BaseEstimator):
         outliers: see `correction.correct`, "text" excepted; None leaves out the correction (maximum likelihood alone).
         kind: "px" is -log p_X, the product's default. "pz" is -log p_Z, eq. (4) as printed. "fusion" weighs both
             and C(x) by what tells ID from the synthetic outliers: 8-bit images only.
-        level: where the flow looks: at "pixels", at "features" of 8-bit images (`levels.FeatureLevel`), or at "both",
-            whose scores are brought to one scale by held-out ID images and joined (`join.Join`).
-        encoder: the frozen network of level "features" and "both", see `features.images.ImageEncoder`.
+        level: where the detector looks. "pixels" sees texture. "statistics" of the surface of 8-bit images
+            (`features.statistics`) see how detail, colour and quantisation belong together: grey, JPEG, blur and
+            resampling, which deceive a flow on pixels. They need no network, and they see how a picture was processed
+            as much as what it is: resize and compress ID and what comes later alike. "features" of a network
+            (`levels.FeatureLevel`) see content. Names joined by "+", such as "pixels+statistics", "both" (pixels and
+            features) or "all": scores brought to one scale by held-out ID images, and joined (`join.Join`).
+        encoder: the frozen network of the level "features", see `features.images.ImageEncoder`.
         mle_steps: of maximum likelihood before the correction; 0 for a flow that is trained already.
         steps: of the correction on pixels or rows; with 0 and mle_steps=0 the flow is taken as it is.
         batch_size, lr: of the training.
@@ -129,7 +133,7 @@ class Detector(OutlierMixin, BaseEstimator):
             "mle_steps", "steps", "batch_size", "lr", "tau", "keep", "holdout", "blocks", "hidden", "seed",
         )  # fmt: skip
         ranges.one_of("kind", self.kind, SCORES)
-        ranges.one_of("level", self.level, levels.LEVELS)
+        levels.names_of(self.level)
         return ranges.checked(**{name: getattr(self, name) for name in names})
 
     def _fitted(self, x: Tensor, y: Any, settings: dict[str, Any]) -> Self:
@@ -144,30 +148,22 @@ class Detector(OutlierMixin, BaseEstimator):
 
         is_corrected = settings["steps"] > 0 and self.outliers is not None
         # before anything is trained: a missing network is met now
-        self.level_ = levels.level_for(self.level, self.encoder, train, n_held, seed=settings["seed"])
+        self.levels_ = levels.levels_for(self.level, self.encoder, train, n_held, seed=settings["seed"])
         flow = self._start(train, settings)
         self._check_suits(flow, train, is_corrected)
         how: dict[str, Any] = {name: settings[name] for name in ("batch_size", "lr", "seed")}
         how |= {"quiet": True, "least": 2}
-        if settings["mle_steps"] and self.level != "features":
+        names = levels.names_of(self.level)
+        if settings["mle_steps"] and levels.PIXELS in names:
             flow = correction.correct(flow, train, objective="mle", steps=settings["mle_steps"], **how)
-        if is_corrected and self.level != "features":
+        if is_corrected and levels.PIXELS in names:
             more = {"tau": settings["tau"], "steps": settings["steps"]}
             flow = correction.correct(flow, train, self.outliers, **more, **how)
         self.flow_ = adapt.as_flow(flow).eval()
         self.fusion_ = self._fused(train, settings["seed"]) if self.kind == "fusion" else None
-        self._fit_level(train)
-        self.join_ = join.Join.fit(self._levels(held)) if self.level == "both" else None
+        levels.fit_each(self.levels_, train, self.outliers)
+        self.join_ = join.Join.fit(self._by_level(held)) if len(names) > 1 else None
         return self.fit_threshold(held)
-
-    def _fit_level(self, x: Tensor) -> None:
-        if self.level_ is not None:
-            _, method = correction.chosen_outliers(self.outliers or "auto", "softplus", x, None, None)
-            self.level_.fit(x, None if self.outliers is None else method)
-
-    def _levels(self, x: Tensor) -> dict[str, np.ndarray]:
-        """The score of each level, higher = more OOD."""
-        return {"pixels": self._pixel_score(x), "features": self.level_.score(x)}
 
     def _check_enough(self, x: Tensor) -> None:
         inputs.check_samples(x, LEAST, "X")
@@ -222,7 +218,7 @@ class Detector(OutlierMixin, BaseEstimator):
             )
         made = cls(flow, kind=kind, mle_steps=0, steps=0)
         made.flow_, made.dtype_, made.threshold_ = adapt.as_flow(flow).eval(), dtype, threshold
-        made.built_ = made.fusion_ = made.level_ = made.join_ = None
+        made.built_, made.fusion_, made.levels_, made.join_ = None, None, {}, None
         shape = getattr(made.flow_, "shape", None)
         made.shape_ = None if shape is None else tuple(shape)
         if shape is not None and len(shape) == 1:
@@ -259,7 +255,7 @@ class Detector(OutlierMixin, BaseEstimator):
         return pd.concat(scored).rename("ood_score").rename_axis("file")
 
     def parts(self, X: Any) -> pd.DataFrame:
-        """One row a sample: columns pixels and features [nats], as far as it has these levels, and ood_score.
+        """One row a sample: a column for each level [nats], in the order of `levels.names_of`, and ood_score.
 
         Higher = more OOD. The index holds the names of files.
         """
@@ -272,11 +268,8 @@ class Detector(OutlierMixin, BaseEstimator):
         return pd.concat(found, ignore_index=folder is None).rename_axis(None if folder is None else "file")
 
     def _parts(self, x: Tensor, names: Any) -> pd.DataFrame:
-        if self.level == "both":
-            of = self._levels(x)
-            return pd.DataFrame(of | {"ood_score": self.join_(of)}, index=names)
-        score = self._score(x)
-        return pd.DataFrame({self.level: score, "ood_score": score}, index=names)
+        of = self._by_level(x)
+        return pd.DataFrame(of | {"ood_score": self._joined(of)}, index=names)
 
     def score_samples(self, X: Any) -> np.ndarray | pd.Series:
         """scikit-learn's orientation: higher = more normal. The negative of `ood_score`."""
@@ -323,9 +316,15 @@ class Detector(OutlierMixin, BaseEstimator):
         return -self.threshold_.gamma
 
     def _score(self, x: Tensor) -> np.ndarray:
-        if self.level == "both":
-            return self.join_(self._levels(x))
-        return self._pixel_score(x) if self.level == "pixels" else self.level_.score(x)
+        return self._joined(self._by_level(x))
+
+    def _joined(self, of: Mapping[str, np.ndarray]) -> np.ndarray:
+        return next(iter(of.values())) if self.join_ is None else self.join_(of)
+
+    def _by_level(self, x: Tensor) -> dict[str, np.ndarray]:
+        """The score of each level, higher = more OOD."""
+        names = levels.names_of(self.level)
+        return {n: self._pixel_score(x) if n == levels.PIXELS else self.levels_[n].score(x) for n in names}
 
     def _pixel_score(self, x: Tensor) -> np.ndarray:
         if self.fusion_ is not None:
@@ -385,7 +384,7 @@ class Detector(OutlierMixin, BaseEstimator):
     def save(self, folder: str | os.PathLike) -> Path:
         """Write `weights.safetensors` and `detector.json` into a folder, which is returned: no pickle.
 
-        A level on features adds `level.safetensors`; its frozen network is named, not copied.
+        Each level beside the pixels adds a file `level*.safetensors`; a frozen network is named, not copied.
         """
         check_is_fitted(self, "flow_")
         if self.shape_ is None:
@@ -397,7 +396,7 @@ class Detector(OutlierMixin, BaseEstimator):
         stored = detector_files.Stored(
             self.flow_, self.built_, settings, self.shape_, self.dtype_, self.kind, self.threshold_, self.fusion_,
             None if names is None else [str(name) for name in names], getattr(self, "pictures_", None),
-            self.level_, self.join_,
+            self.levels_, self.join_,
         )  # fmt: skip
         return detector_files.write(folder, stored)
 
@@ -419,7 +418,7 @@ class Detector(OutlierMixin, BaseEstimator):
         made = cls(flow if stored.plan is None else None, **settings)
         made.flow_, made.built_, made.fusion_ = stored.flow, stored.plan, stored.fusion
         made.shape_, made.dtype_, made.threshold_ = stored.shape, stored.dtype, stored.threshold
-        made.level_, made.join_ = stored.level, stored.join
+        made.levels_, made.join_ = stored.levels, stored.join
         if len(stored.shape) == 1:
             made.n_features_in_ = stored.shape[0]
         if stored.names is not None:

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from torch import nn
 import flowood_core
 from flowood_core.anyflow import adapt, building
 from flowood_core.anyflow.join import Join
-from flowood_core.anyflow.levels import FeatureLevel
+from flowood_core.anyflow.levels import FEATURES, NAMES, STATISTICS, FeatureLevel
 from flowood_core.flow import Flow
 from flowood_core.neighbours import Fusion
 from flowood_core.scores import Threshold
@@ -27,7 +29,11 @@ __all__ = ["FORMAT", "Stored", "read", "write"]
 
 FORMAT = "flowood detector 1"
 WITH_SIGHTS = "flowood detector 2"  # its join is not what a reader of the first format takes it for
-WEIGHTS, LEVEL, FACTS = "weights.safetensors", "level.safetensors", "detector.json"
+WITH_STATISTICS = "flowood detector 3"  # a reader of the others would look for a level that it does not know
+FORMATS = (FORMAT, WITH_SIGHTS, WITH_STATISTICS)
+WEIGHTS, FACTS = "weights.safetensors", "detector.json"
+ENTRIES = {STATISTICS: "level_statistics", FEATURES: "level"}
+FILES = {STATISTICS: "level-statistics.safetensors", FEATURES: "level.safetensors"}
 
 
 class Stored(NamedTuple):
@@ -40,7 +46,8 @@ class Stored(NamedTuple):
         shape, dtype: of a sample.
         names: of the columns, where they have any.
         pictures: how files are read.
-        level, join: on features, and how its score is joined to that of the pixels; None without.
+        levels: beside the pixels, by name.
+        join: how the scores of several are joined; None without.
     """
 
     flow: nn.Module
@@ -53,12 +60,12 @@ class Stored(NamedTuple):
     fusion: Fusion | None
     names: list[str] | None = None
     pictures: dict[str, Any] | None = None
-    level: FeatureLevel | None = None
+    levels: Mapping[str, FeatureLevel] = types.MappingProxyType({})
     join: Join | None = None
 
 
 def write(folder: str | os.PathLike, stored: Stored) -> Path:
-    """Write the two files; the second names the hash of the first."""
+    """Write the facts, which are written last and name the hash of each other file."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: t.detach().cpu().clone().contiguous() for name, t in stored.flow.state_dict().items()}
@@ -69,7 +76,7 @@ def write(folder: str | os.PathLike, stored: Stored) -> Path:
         for name, value in stored.settings.items()
     }
     facts = {
-        "format": FORMAT if stored.join is None else WITH_SIGHTS,
+        "format": _format(stored),
         "orientation": "ood_score: higher = more OOD",
         "flow": plan or _described(stored.flow),
         "shape": list(stored.shape),
@@ -82,12 +89,13 @@ def write(folder: str | os.PathLike, stored: Stored) -> Path:
         "versions": {"flowood": flowood_core.__version__, "torch": str(torch.__version__)},
     }
     facts |= {name: value for name in ("names", "pictures") if (value := getattr(stored, name)) is not None}
-    if stored.level is not None:
-        about, tensors = stored.level.state()
-        level = safetensors.torch.save(tensors)
-        facts["level"] = {"facts": about, "sha256": hashlib.sha256(level).hexdigest()}
+    for name, level in stored.levels.items():
+        about, tensors = level.state()
+        content = safetensors.torch.save(tensors)
+        facts[ENTRIES[name]] = {"facts": about, "sha256": hashlib.sha256(content).hexdigest()}
+        write_atomically(folder / FILES[name], content)
+    if stored.levels:
         facts["join"] = None if stored.join is None else stored.join.facts()
-        write_atomically(folder / LEVEL, level)
     write_atomically(folder / WEIGHTS, weights)
     # last: it names the weights
     write_atomically(folder / FACTS, (json.dumps(facts, indent=2) + "\n").encode())
@@ -124,15 +132,26 @@ def read(folder: str | os.PathLike, flow: nn.Module | None = None) -> Stored:
         fusion=None if facts["fusion"] is None else Fusion.of_facts(facts["fusion"]),
         names=facts.get("names"),
         pictures=facts.get("pictures"),
-        level=_level(folder, facts.get("level")),
+        levels=_levels(folder, facts),
         join=None if facts.get("join") is None else Join.from_facts(facts["join"]),
     )
 
 
-def _level(folder: Path, of: dict[str, Any] | None) -> FeatureLevel | None:
-    if of is None:
-        return None
-    return FeatureLevel.from_state(of["facts"], safetensors.torch.load(_named(folder / LEVEL, of["sha256"])))
+def _format(stored: Stored) -> str:
+    if STATISTICS in stored.levels:
+        return WITH_STATISTICS
+    return FORMAT if stored.join is None else WITH_SIGHTS
+
+
+def _levels(folder: Path, facts: dict[str, Any]) -> dict[str, FeatureLevel]:
+    found = {name: facts.get(ENTRIES[name]) for name in NAMES if name in ENTRIES}
+    return {
+        name: FeatureLevel.from_state(
+            of["facts"], safetensors.torch.load(_named(folder / FILES[name], of["sha256"]))
+        )
+        for name, of in found.items()
+        if of is not None
+    }
 
 
 def _named(path: Path, sha256: str) -> bytes:
@@ -155,10 +174,10 @@ def _facts(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"expected a detector saved by Detector.save, got {folder / FACTS}: {error}"
         ) from error
-    if not isinstance(facts, dict) or facts.get("format") not in (FORMAT, WITH_SIGHTS):
+    if not isinstance(facts, dict) or facts.get("format") not in FORMATS:
         got = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
         raise ValueError(
-            f"expected a detector of format {FORMAT!r} or {WITH_SIGHTS!r}, got {got!r} in {folder / FACTS}; "
+            f"expected a detector of format {' or '.join(map(repr, FORMATS))}, got {got!r} in {folder / FACTS}; "
             "a later one needs a newer flowood"
         )
     return facts

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowood_core import metrics
+from flowood_core.anyflow import levels
 from flowood_core.complexity import image_complexity
 from flowood_core.flow import Flow, dequantise
 
@@ -20,7 +21,7 @@ def by_place(detector: Any, x: Tensor) -> np.ndarray | None:
     """The score of each picture taken apart by place: where in the picture it comes from.
 
     Args:
-        detector: fitted; its level on features has no say here.
+        detector: fitted; levels beside the pixels have no say here.
         x: uint8 (n, c, h, w), of the shape it was fitted on.
     Returns:
         float64 (n, h, w), nats, higher = more OOD: the sum over a map is the score of the flow on pixels. A place of
@@ -31,7 +32,7 @@ def by_place(detector: Any, x: Tensor) -> np.ndarray | None:
     if (
         not isinstance(flow, Flow)
         or x.ndim != 4
-        or detector.level == "features"
+        or levels.PIXELS not in levels.names_of(detector.level)
         or detector.fusion_ is not None
     ):
         return None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flowood_core import train
-from flowood_core.anyflow import correction
+from flowood_core.anyflow import correction, ranges
 from flowood_core.anyflow.join import LEAST_SCORES
 from flowood_core.features import statistics
 from flowood_core.features.distances import Knn
@@ -25,9 +25,13 @@ from flowood_core.features.images import ImageEncoder, unit
 from flowood_core.flow import Flow, densities, vector_flow
 from flowood_core.outliers.vectors import Pool
 
-__all__ = ["LEVELS", "FeatureLevel", "level_for"]
+__all__ = ["LEVELS", "FeatureLevel", "fit_each", "levels_for", "names_of"]
 
-LEVELS = ("pixels", "features", "both")
+PIXELS, STATISTICS, FEATURES = NAMES = ("pixels", statistics.NAME, "features")
+SHORT = {"both": (PIXELS, FEATURES), "all": NAMES}
+LEVELS = (*NAMES, "pixels+statistics", *SHORT)
+"""What a detector's `level` may be, with one example of names joined by "+"; see `names_of`."""
+
 FORMAT, WITHOUT_NEIGHBOURS = "flowood feature level 3", "flowood feature level 2"
 STANDARD, FLOW, BANK = "standard.", "flow.", "neighbours.bank"
 BUILDS = ("components", "blocks", "hidden", "neighbours", "seed")
@@ -171,14 +175,15 @@ class FeatureLevel:
         self.standard = _rounded(Standard.shrunk(x))
         rows = self._whitened(x)[:, : self.n_flow]
         self.flow = self._built(self.n_flow).initialise(rows[:512])
-        train.fit(self.flow, rows, settings=self._settings(self.mle_steps), label="features: likelihood")
+        name = STATISTICS if isinstance(self.encoder, statistics.ImageStatistics) else FEATURES
+        train.fit(self.flow, rows, settings=self._settings(self.mle_steps), label=f"{name}: likelihood")
         if outliers is not None and self.steps:
             tau = correction.choose_tau(self.flow, rows).value
             settings = dataclasses.replace(
                 self._settings(self.steps), tau=tau, outlier_prob=self.outlier_prob, seed=self.seed + 1
             )
             pool = Pool(self._whitened(outliers)[:, : self.n_flow])
-            train.fit(self.flow, rows, pool, settings=settings, label="features: correction")
+            train.fit(self.flow, rows, pool, settings=settings, label=f"{name}: correction")
         if self.neighbours:
             kept = np.random.default_rng(self.seed).permutation(len(x))[:MOST_KEPT]
             # half precision is what a file holds: the level that is loaded scores to the same bit
@@ -285,30 +290,75 @@ class FeatureLevel:
         return made
 
 
-def level_for(level: str, encoder: Any, x: Tensor, n_held: int, *, seed: int) -> FeatureLevel | None:
-    """The level on features that a detector asks for, not fitted yet; None for "pixels".
+def names_of(level: str) -> tuple[str, ...]:
+    """The levels of a detector, in the order pixels, statistics, features.
 
     Args:
-        level: one of `LEVELS`.
-        encoder: see `FeatureLevel`.
-        x: the ID samples it will be fitted on. n_held: how many more are held out.
+        level: one of `NAMES`, several of them joined by "+" in any order, "both" (pixels and features), or "all".
     Raises:
-        ValueError: no 8-bit images, or too few held out to put two levels on one scale.
+        ValueError: another name, or one twice.
+
+    >>> names_of("features+pixels"), names_of("all")
+    (('pixels', 'features'), ('pixels', 'statistics', 'features'))
+    """
+    if isinstance(level, str) and level in SHORT:
+        return SHORT[level]
+    parts = level.split("+") if isinstance(level, str) else [level]
+    for part in parts:
+        if len(parts) == 1:
+            ranges.one_of("level", part, LEVELS)
+        else:
+            ranges.one_of(f"each part of level={level!r}", part, NAMES)
+    once = tuple(name for name in NAMES if name in parts)
+    if len(once) != len(parts):
+        raise ValueError(f"expected each name once in level, got {level!r}; say {'+'.join(once)!r}")
+    return once
+
+
+def levels_for(level: str, encoder: Any, x: Tensor, n_held: int, *, seed: int) -> dict[str, FeatureLevel]:
+    """The levels beside the pixels that a detector asks for, by name, not fitted yet; none for "pixels".
+
+    Args:
+        level: see `names_of`.
+        encoder: of the level on features, see `FeatureLevel`.
+        x: the ID samples they will be fitted on. n_held: how many more are held out.
+    Raises:
+        ValueError: no 8-bit images, images that have no statistics, or too few held out to put several levels on one
+            scale.
         MissingWeights, BackboneError: the network is not to be had; says how to get it.
     """
-    if level == "pixels":
-        return None
+    names = names_of(level)
+    if names == (PIXELS,):
+        return {}
     if x.dtype != torch.uint8 or x.ndim != 4:
         raise ValueError(
             f"expected 8-bit images (n, c, h, w) for level={level!r}, got {x.dtype} {tuple(x.shape)}; use "
             "level='pixels', the samples themselves"
         )
-    if len(x) < LEAST or (level == "both" and n_held < LEAST_SCORES):
+    if len(x) < LEAST or (len(names) > 1 and n_held < LEAST_SCORES):
         raise ValueError(
             f"expected at least {LEAST} images to train on and {LEAST_SCORES} held out for level={level!r}, got "
             f"{len(x)} and {n_held}; collect more, or change holdout"
         )
-    return FeatureLevel(encoder, seed=seed)
+    made = {
+        STATISTICS: lambda: FeatureLevel.on_statistics(tuple(x.shape[1:]), seed=seed),
+        FEATURES: lambda: FeatureLevel(encoder, seed=seed),
+    }
+    return {name: made[name]() for name in names if name != PIXELS}
+
+
+def fit_each(levels: Mapping[str, FeatureLevel], x: Tensor, outliers: Any) -> None:
+    """Fit the levels of `levels_for`, if there are any, to ID images x, uint8 (n, c, h, w).
+
+    Args:
+        outliers: as `Detector` takes them; None is eq. (2) alone.
+    """
+    if not levels:
+        return
+    kind = "auto" if outliers is None else outliers
+    _, method = correction.chosen_outliers(kind, "softplus", x, None, None)
+    for level in levels.values():
+        level.fit(x, None if outliers is None else method)
 
 
 def _encoder_of(facts: Mapping[str, Any], given: Any) -> Any:

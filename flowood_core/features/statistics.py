@@ -73,7 +73,7 @@ class ImageStatistics:
         if c not in (1, 3) or min(h, w) < LEAST_SIDE:
             raise ValueError(
                 f"expected images of one channel or three and of {LEAST_SIDE} pixels a side or more for "
-                f"{NAME!r}, got {(c, h, w)}"
+                f"{NAME!r}, got {(c, h, w)}; bring them to that, or look at the pixels alone"
             )
         self.shape = (c, h, w)
         self.d: int = self._numbers(torch.zeros(1, c, h, w, dtype=torch.uint8)).shape[1]

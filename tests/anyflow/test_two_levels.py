@@ -33,7 +33,7 @@ def test_the_parts_are_the_levels_own_scores(both, x):
     parts = both.parts(x[:10])
     assert list(parts) == ["pixels", "features", "ood_score"] and len(parts) == 10
     assert np.allclose(parts["pixels"], both._pixel_score(x[:10]))
-    assert np.allclose(parts["features"], both.level_.score(x[:10]))
+    assert np.allclose(parts["features"], both.levels_["features"].score(x[:10]))
     assert np.allclose(parts["ood_score"], both.ood_score(x[:10]))
 
 
@@ -58,7 +58,7 @@ def test_the_pixel_level_is_that_of_a_detector_on_pixels(both, x):
 def test_features_alone_train_no_flow_on_pixels(x, encoder):
     detector = Detector(level="features", encoder=encoder, **HOW).fit(x)
     assert list(detector.parts(x[:3])) == ["features", "ood_score"]
-    assert np.allclose(detector.ood_score(x[:3]), detector.level_.score(x[:3]))
+    assert np.allclose(detector.ood_score(x[:3]), detector.levels_["features"].score(x[:3]))
 
 
 def test_it_is_saved_and_loaded_to_the_same_scores(both, x, tmp_path, monkeypatch):
