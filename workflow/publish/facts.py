@@ -120,16 +120,33 @@ class Facts:
         a, b = ({r.spec.seed: r.metrics["id"]["bpd"] for r in self.of(m, id)} for m in (method, base))
         return _over([Sample(a[seed] - b[seed]) for seed in a if seed in b])
 
-    def found(self, training: str, kind: str) -> float:
-        """AUROC by eq. (4) of a kind of simple pictures, as the battery of 03_1_beyond labels it, mean over seeds."""
-        return float(self.table("battery").set_index("label").at[kind, training])
+    def found(self, training: str, kind: str, table: str = "battery") -> float:
+        """AUROC of a kind of simple pictures, as the battery of 03_1_beyond labels it, mean over seeds.
+
+        By eq. (4) for a training; in the table "surface_battery" for a score of `evidence.surface`.
+        """
+        return float(self.table(table).set_index("label").at[kind, training])
 
     def below(self, training: str, score: str = "pz") -> str:
         """How many kinds of simple pictures lie below an AUROC of 97, "k of n", by the battery of 03_1_beyond."""
         table = self.table("battery_below").set_index(["training", "score"])
         return "{below} of {of}".format(**table.loc[(training, score)])
 
-    # --- features
+    # --- levels beside the pixels
+
+    def surface(self, score: str, ood: str, training: str = "flowood") -> Interval | None:
+        """AUROC by a score of `evidence.surface`, from 03_1_beyond; None where that was not run."""
+        table = self.table("surface")
+        if table is None:
+            return None
+        cells = table.set_index(["training", "score", "ood"])[["value", "low", "high"]]
+        value, low, high = cells.loc[(training, score, ood)]
+        return Interval(value, low, high, (value,))
+
+    def surface_below(self, score: str) -> str:
+        """How many kinds of simple pictures lie below an AUROC of 97 by a score of `evidence.surface`: "k of n"."""
+        of = self.table("surface_battery")[score]
+        return f"{(of < 97).sum()} of {len(of)}"
 
     def level(self, score: str, ood: str) -> Interval | None:
         """AUROC by a score of `evidence.two_levels`, from 03_1_beyond; None where that was not run."""

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from flowood_core import datasets
-from flowood_core.evidence import two_levels
+from flowood_core.evidence import surface, two_levels
 from flowood_core.intervals import Interval
 from flowood_core.outliers.image import METHOD_LABELS
 from flowood_core.runs import grid
@@ -41,7 +41,7 @@ def _given(f: Facts) -> dict[str, Any]:
     """What the template may call: all facts, and the tables of this file."""
     makers: list[Callable[..., str]] = [
         coverage, claims_table, images_table, rates_table, unit_table, maps_table, better_network_table, texts_table,
-        choices_table, lipschitz_table, deviations_table, how, figure, battery_table, levels_table,
+        choices_table, lipschitz_table, deviations_table, how, figure, battery_table, surface_table, levels_table,
     ]  # fmt: skip
     bound = {maker.__name__: lambda *args, maker=maker, **more: maker(f, *args, **more) for maker in makers}
     return facts.facts_of(f) | bound
@@ -274,6 +274,19 @@ def _kinds(worst: str, is_trained: bool) -> str:
     return ", ".join(
         f"{kind}: {auroc}{'' if unseen or not is_trained else '*'}" for kind, auroc, unseen in found
     )
+
+
+def surface_table(f: Facts) -> str:
+    """AUROC of every score of `evidence.surface` on every set, with `flowood` on pixels, and simple kinds below 97."""
+    table = f.table("surface")
+    if table is None:
+        return "*Not run.*"
+    sets = list(dict.fromkeys(table["ood"]))
+    rows = []
+    for score, label in surface.SETS_LABELS.items():
+        shown = [_text(f.surface(score, name)) for name in sets]
+        rows.append([label, *shown, f.surface_below(score)])
+    return markdown(["", *map(_label, sets), "simple kinds below 97"], rows)
 
 
 def levels_table(f: Facts) -> str:
