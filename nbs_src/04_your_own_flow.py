@@ -212,7 +212,8 @@ A flow on pixels sees texture, not content. With `level="both"` a second flow lo
 
 # %%
 again = {"mle_steps": 0, "steps": 0}  # the flow is trained; the other levels are fitted here
-second = {"level": P.level, "encoder": P.encoder, "outliers": P.method}
+chosen = "auto" if P.method == "ccm_gaussian" else P.method  # "auto": what suits each level
+second = {"level": P.level, "encoder": P.encoder, "outliers": chosen}
 detector = Detector(better, keep=P.keep, seed=P.seed, **again, **second).fit(x_train)
 half = len(x_held) // 2
 detector.fit_threshold(x_held[:half])

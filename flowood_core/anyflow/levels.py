@@ -23,6 +23,7 @@ from flowood_core.features.distances import Knn
 from flowood_core.features.encoders import Standard
 from flowood_core.features.images import ImageEncoder, unit
 from flowood_core.flow import Flow, densities, vector_flow
+from flowood_core.outliers import graded
 from flowood_core.outliers.vectors import Pool
 
 __all__ = ["LEVELS", "FeatureLevel", "fit_each", "levels_for", "names_of"]
@@ -351,14 +352,16 @@ def fit_each(levels: Mapping[str, FeatureLevel], x: Tensor, outliers: Any) -> No
     """Fit the levels of `levels_for`, if there are any, to ID images x, uint8 (n, c, h, w).
 
     Args:
-        outliers: as `Detector` takes them; None is eq. (2) alone.
+        outliers: as `Detector` takes them; None is eq. (2) alone. "auto" is for statistics what they were chosen with,
+            `graded.ccm_graded`: outliers of one blur radius say nothing of colour and quantisation.
     """
     if not levels:
         return
     kind = "auto" if outliers is None else outliers
     _, method = correction.chosen_outliers(kind, "softplus", x, None, None)
-    for level in levels.values():
-        level.fit(x, None if outliers is None else method)
+    of = {STATISTICS: graded.for_images(x)} if kind == "auto" and STATISTICS in levels else {}
+    for name, level in levels.items():
+        level.fit(x, None if outliers is None else of.get(name, method))
 
 
 def _encoder_of(facts: Mapping[str, Any], given: Any) -> Any:

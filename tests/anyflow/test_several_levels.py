@@ -12,7 +12,7 @@ from flowood_core import Detector, datasets
 from flowood_core.anyflow import explaining, levels
 from flowood_core.anyflow.levels import FeatureLevel, names_of
 from flowood_core.features.images import ImageEncoder
-from flowood_core.outliers import image
+from flowood_core.outliers import graded, image
 
 HOW = {"mle_steps": 8, "steps": 8, "blocks": 2, "hidden": 8}
 FILE = "level-statistics.safetensors"
@@ -100,11 +100,19 @@ def test_statistics_alone_are_the_score_and_train_no_flow_on_pixels(alone, x):
     assert list(parts) == ["statistics", "ood_score"] and alone.join_ is None
     own = FeatureLevel.on_statistics(tuple(x.shape[1:]), seed=0)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    own.fit(x[order[40:]], image.ccm_gaussian)
+    own.fit(x[order[40:]], graded.ccm_graded)
     np.testing.assert_allclose(parts["statistics"], own.score(x[:10]))
     np.testing.assert_array_equal(parts["ood_score"], parts["statistics"])
     start = Detector(level="statistics", **HOW | {"mle_steps": 0, "steps": 0}).fit(x).flow_.state_dict()
     assert all(torch.equal(t, start[name]) for name, t in alone.flow_.state_dict().items())
+
+
+def test_outliers_that_were_asked_for_are_those_of_the_level(x):
+    found = Detector(level="statistics", outliers="ccm_gaussian", **HOW).fit(x)
+    own = FeatureLevel.on_statistics(tuple(x.shape[1:]), seed=0)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    own.fit(x[order[40:]], image.ccm_gaussian)
+    np.testing.assert_allclose(found.ood_score(x[:10]), own.score(x[:10]))
 
 
 def test_without_outliers_a_level_is_trained_by_likelihood_alone(x):
