@@ -115,6 +115,13 @@ def test_outliers_that_were_asked_for_are_those_of_the_level(x):
     np.testing.assert_allclose(found.ood_score(x[:10]), own.score(x[:10]))
 
 
+def test_outliers_may_be_given_as_images(x, held_out):
+    """A tensor has no truth value: a level has to be told by None alone that there are no outliers."""
+    blurred = image.gaussian_blur(x, 3.0)
+    detector = Detector(level="statistics", outliers=blurred, **HOW).fit(x)
+    assert np.median(detector.ood_score(blurred)) > np.quantile(detector.ood_score(held_out), 0.95)
+
+
 def test_without_outliers_a_level_is_trained_by_likelihood_alone(x):
     found = Detector(level="statistics", outliers=None, **HOW).fit(x)
     own = FeatureLevel.on_statistics(tuple(x.shape[1:]), seed=0)
