@@ -216,9 +216,14 @@ def paper_vs_ours(
     if setting:
         judged = [word if word == "not run" else setting for word in judged]
     if absent and "ood" in joined:
+        row = [key for key in keys if key not in ("ood", "metric", "score")]
+        has_numbers = joined["value"].notna()
+        was_run = (
+            has_numbers.groupby([joined[key] for key in row]).transform("any") if row else has_numbers.any()
+        )
         judged = [
-            absent.get(ood, word) if word == "not run" else word
-            for ood, word in zip(joined["ood"], judged, strict=True)
+            absent.get(ood, word) if word == "not run" and ran else word
+            for ood, word, ran in zip(joined["ood"], judged, joined.assign(ran=was_run)["ran"], strict=True)
         ]
     joined["verdict"] = judged
     kept = [*keys, "paper", "value", "low", "high", "n_seeds", "difference", "verdict"]

@@ -322,6 +322,13 @@ class Facts:
         path = paths.profile_dir(self.profile) / "tables" / f"{name}.csv"
         return pd.read_csv(path) if path.is_file() else None
 
+    def at_epoch(self, method: str, ood: str, epoch: int, quantity: str = "auroc pz") -> float:
+        """A quantity of `runs.over_epochs` after so many epochs of the paper's training, with iSUN as ID."""
+        table = Facts("paper").table("over_epochs").fillna({"ood": ""})
+        wanted = {"id": "isun", "method": method, "ood": ood, "epoch": epoch, "quantity": quantity}
+        (value,) = table.loc[(table[list(wanted)] == list(wanted.values())).all(axis=1), "value"]
+        return float(value)
+
     def complexity(self, ood: str, id: str = "cifar10") -> float:
         """Mean C(x) of a test set, bits/dim."""
         return self.of("mle", id)[0].metrics["complexity"][ood]["mean"]

@@ -41,7 +41,8 @@ def _given(f: Facts) -> dict[str, Any]:
     """What the template may call: all facts, and the tables of this file."""
     makers: list[Callable[..., str]] = [
         coverage, claims_table, images_table, rates_table, unit_table, maps_table, better_network_table, texts_table,
-        choices_table, lipschitz_table, deviations_table, how, figure, battery_table, surface_table, levels_table,
+        choices_table, lipschitz_table, deviations_table, how, figure, battery_table, surface_table, length_table,
+        levels_table,
     ]  # fmt: skip
     bound = {maker.__name__: lambda *args, maker=maker, **more: maker(f, *args, **more) for maker in makers}
     return facts.facts_of(f) | bound
@@ -287,6 +288,20 @@ def surface_table(f: Facts) -> str:
         shown = [_text(f.surface(score, name)) for name in sets]
         rows.append([label, *shown, f.surface_below(score)])
     return markdown(["", *map(_label, sets), "simple kinds below 97"], rows)
+
+
+def length_table(f: Facts) -> str:
+    """AUROC by both scores, and bits, after more and more epochs, and what the paper prints after 500."""
+    rows, epochs = [], (12, 50, 100, 200, 500)
+    for method, label in (("mle", "maximum likelihood"), ("ccm_gaussian", "CCM+Gaussian")):
+        for score, words in (("pz", "eq. (4)"), ("px", "−log p(x)")):
+            for ood in ("svhn", "cifar10", "cifar100", "celeba"):
+                ours = [f"{f.at_epoch(method, ood, epoch, f'auroc {score}'):.1f}" for epoch in epochs]
+                printed = f"{f.paper(method, ood, 'isun'):.1f}" if score == "pz" else ""
+                rows.append([f"{label}, {words}, {_label(ood)}", *ours, printed])
+        bits = [f"{f.at_epoch(method, '', epoch, 'bpd'):.2f}" for epoch in epochs]
+        rows.append([f"{label}, ID bits per dimension", *bits, ""])
+    return markdown(["", *(f"{epoch} epochs" for epoch in epochs), "paper"], rows)
 
 
 def levels_table(f: Facts) -> str:
