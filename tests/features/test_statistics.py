@@ -104,7 +104,7 @@ def test_noise_of_any_size_has_the_same_numbers():
     rng = torch.Generator().manual_seed(0)
     small, large = (torch.randint(256, (40, 3, s, s), generator=rng, dtype=torch.uint8) for s in (32, 128))
     a, b = (ImageStatistics(tuple(x.shape[1:])).encode(x).mean(0) for x in (small, large))
-    np.testing.assert_allclose(a[15:], b[15:], atol=0.15)
+    np.testing.assert_allclose(a[15:], b[15:], atol=0.25)
     np.testing.assert_allclose(
         a[:15], b[:15], atol=0.6
     )  # logarithms of means of few: 1 to 20 cosines at 32 pixels
