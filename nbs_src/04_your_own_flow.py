@@ -207,7 +207,7 @@ r"""
 ## The detector
 The threshold comes from held-out ID images, keeps the share `keep` of them, and stays apart from the model: `fit_threshold` moves it without training.
 
-A flow on pixels sees texture, not content. With `level="both"` a second flow looks at the features of a frozen network and at their nearest ID neighbours, and what the two levels have to say is brought to one scale and added; with `"features"` it looks alone. With `"statistics"` a flow looks at how detail, colour and quantisation belong together, which shows grey, blurred, compressed and resampled pictures. It needs no network. It sees how a picture was processed as much as what it is, so ID and test images have to be processed alike. Names joined by `+`, such as `"pixels+statistics"`, join these levels, and `"all"` joins all three.
+A flow on pixels sees texture, not content. With `level="both"` a second flow looks at the features of a frozen network and at their nearest ID neighbours, and what the two levels have to say is brought to one scale and added; with `"features"` it looks alone. With `"statistics"` a flow looks at how detail, colour and quantisation belong together, which shows blurred, compressed and resampled pictures, and with thousands of ID images grey ones. It needs no network. It sees how a picture was processed as much as what it is, so ID and test images have to be processed alike. Names joined by `+`, such as `"pixels+statistics"`, join these levels, and `"all"` joins all three.
 """
 
 # %%

@@ -62,9 +62,9 @@ class Detector(OutlierMixin, BaseEstimator):
         kind: "px" is -log p_X, the product's default. "pz" is -log p_Z, eq. (4) as printed. "fusion" weighs both
             and C(x) by what tells ID from the synthetic outliers: 8-bit images only.
         level: where the detector looks. "pixels" sees texture. "statistics" of the surface of 8-bit images
-            (`features.statistics`) see how detail, colour and quantisation belong together: grey, JPEG, blur and
-            resampling, which deceive a flow on pixels. They need no network, and they see how a picture was processed
-            as much as what it is: resize and compress ID and what comes later alike. "features" of a network
+            (`features.statistics`) see how detail, colour and quantisation belong together: JPEG, blur, resampling, and
+            with thousands of ID images grey. They need no network, and they see how a picture was processed as much
+            as what it is: resize and compress ID and what comes later alike. "features" of a network
             (`levels.FeatureLevel`) see content. Names joined by "+", such as "pixels+statistics", "both" (pixels and
             features) or "all": scores brought to one scale by held-out ID images, and joined (`join.Join`).
         encoder: the frozen network of the level "features", see `features.images.ImageEncoder`.

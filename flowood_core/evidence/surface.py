@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from flowood_core import datasets
 from flowood_core.anyflow.join import Join
 from flowood_core.anyflow.levels import FeatureLevel
 from flowood_core.complexity import image_complexity
@@ -65,16 +66,12 @@ class Surface:
             outliers: images (x, partner, *, rng) -> x_out.
             seed: of both flows on statistics. how: their further parameters, see `FeatureLevel.on_statistics`.
         """
-        plain, level = (
-            FeatureLevel.on_statistics(images.train.shape[1:], seed=seed, **how) for _ in range(2)
-        )
-        rows = level.encoder.encode(images.train, label="ID")
-        plain.fit_features(rows)
-        level.fit_features(
-            rows, level.encoder.encode(level.outliers_of(images.train, outliers), label="outliers")
-        )
+        key = (datasets.digest(images.train), outliers, seed, *sorted(how.items()))
+        if key not in _FITTED:
+            _FITTED[key] = _fitted(images.train, outliers, seed, how)
+        gauss, plain, level = _FITTED[key]
         held = {"pixels": -densities(flow, images.held)[1], "statistics": level.score(images.held)}
-        return cls(flow, Mahalanobis.fit(rows), plain, level, Join.fit(held))
+        return cls(flow, gauss, plain, level, Join.fit(held))
 
     def scores(self, x: Tensor) -> dict[str, np.ndarray]:
         """Every score of images, uint8 (n, c, h, w), by name: float64 (n,), higher = more OOD."""
@@ -91,6 +88,19 @@ class Surface:
         return {"complexity": alone} | {
             score: {name: of[score] for name, of in by_set.items()} for score in LABELS
         }
+
+
+_FITTED: dict[tuple[Any, ...], tuple[Mahalanobis, FeatureLevel, FeatureLevel]] = {}
+"""What does not depend on the flow on pixels, by images, outliers and seed: several trainings are put beside it."""
+
+
+def _fitted(
+    x: Tensor, outliers: Callable[..., Tensor], seed: int, how: Mapping[str, Any]
+) -> tuple[Mahalanobis, FeatureLevel, FeatureLevel]:
+    plain, level = (FeatureLevel.on_statistics(x.shape[1:], seed=seed, **how) for _ in range(2))
+    rows = level.encoder.encode(x, label="ID")
+    made = level.encoder.encode(level.outliers_of(x, outliers), label="outliers")
+    return Mahalanobis.fit(rows), plain.fit_features(rows), level.fit_features(rows, made)
 
 
 def over_sets(by_training: Mapping[str, Sequence[Scores]]) -> pd.DataFrame:

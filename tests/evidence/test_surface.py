@@ -46,6 +46,7 @@ def test_each_score_is_that_of_its_own_level(fitted, images):
 
 def test_the_flow_on_pixels_enters_no_level_on_statistics(fitted, images):
     other = surface.Surface.fit(image_flow(blocks=2, hidden=4, seed=7), images, graded.ccm_graded, **SMALL)
+    assert other.level is fitted.level and other.join != fitted.join  # fitted once for all of them
     x = images.test[:10]
     for name in ("mahalanobis", "plain", "statistics"):
         np.testing.assert_array_equal(other.scores(x)[name], fitted.scores(x)[name])
@@ -80,6 +81,14 @@ def test_a_wide_battery_has_simple_kinds_alone_the_worst_first(fitted, images):
 
 def test_no_other_set_gives_no_row():
     assert surface.other_sets("smoke", [], n_train=40, n_test=20).empty
+
+
+def test_another_set_is_judged_by_its_own_flows(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
+    table = surface.other_sets("smoke", ["photo"], n_train=60, n_test=20)
+    assert set(table["id"]) == {"photo"} and set(table["score"]) == set(surface.SETS_LABELS)
+    assert "mean" in set(table["ood"]) and table["value"].between(0, 100).all()
 
 
 def numbers(**changed):

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from flowood_core import intervals, runs
-from flowood_core.evidence import claims, complexity_term, decisions, tables, verdicts
+from flowood_core.evidence import claims, complexity_term, decisions, surface, tables, verdicts
 from flowood_core.intervals import Interval, Sample
 from flowood_core.runs import grid
 from flowood_core.system import paths
@@ -146,7 +146,7 @@ class Facts:
     def surface_below(self, score: str) -> str:
         """How many kinds of simple pictures lie below an AUROC of 97 by a score of `evidence.surface`: "k of n"."""
         of = self.table("surface_battery")[score]
-        return f"{(of < 97).sum()} of {len(of)}"
+        return f"{(of < surface.FOUND).sum()} of {len(of)}"
 
     def level(self, score: str, ood: str) -> Interval | None:
         """AUROC by a score of `evidence.two_levels`, from 03_1_beyond; None where that was not run."""
