@@ -124,6 +124,7 @@ struct Shape {
     int part;                       // pixels of a part of the hidden planes, and their distance in float32
     std::vector<int> u, g, part_rows, tile_rows;  // offsets: of U in x, of G in g, of a part, of one tile
     std::vector<int32_t> inside;  // -1 where a flat position is a pixel
+    std::vector<uint32_t> inside_pairs;  // the same as bits, of 16 positions twice: for two rows of bfloat16
 
     Shape(const int64_t* d) {
         b = d[0], c = d[1], h = d[2], w = d[3], hidden = d[4], half = d[5];
@@ -139,6 +140,11 @@ struct Shape {
         inside.assign(n, 0);
         for (int y = 0; y < h; y++)
             for (int x = 0; x < w; x++) inside[y * pitch + x] = -1;
+        for (int q = 0; q < n; q += 16) {
+            uint32_t bits = 0;
+            for (int l = 0; l < 16 && q + l < n; l++) bits |= uint32_t(inside[q + l] & 1) << l;
+            inside_pairs.push_back(bits | bits << 16);
+        }
     }
     std::vector<int> shifts() const {
         std::vector<int> s;
@@ -263,16 +269,21 @@ struct Workspace {
     Workspace(const Workspace&) = delete;
 };
 
+// rows are short: a call of memcpy takes longer than the copy
+INLINE void copy_row(const float* from, float* to, int w) {
+    int x = 0;
+    for (; x + L <= w; x += L) store(to + x, load(from + x));
+    for (; x < w; x++) to[x] = from[x];
+}
+
 void spread(const Shape& s, const float* dense, int channels, float* planes) {
     for (int c = 0; c < channels; c++)
-        for (int y = 0; y < s.h; y++)
-            std::memcpy(planes + c * s.S + y * s.pitch, dense + (c * s.h + y) * s.w, s.w * 4);
+        for (int y = 0; y < s.h; y++, dense += s.w) copy_row(dense, planes + c * s.S + y * s.pitch, s.w);
 }
 
 void gather(const Shape& s, const float* planes, int channels, float* dense) {
     for (int c = 0; c < channels; c++)
-        for (int y = 0; y < s.h; y++)
-            std::memcpy(dense + (c * s.h + y) * s.w, planes + c * s.S + y * s.pitch, s.w * 4);
+        for (int y = 0; y < s.h; y++, dense += s.w) copy_row(planes + c * s.S + y * s.pitch, dense, s.w);
 }
 
 // ---- products over one tile of pixels: (rows, k) x (k, TILE); `end` receives each row's T vectors
@@ -517,12 +528,12 @@ void pair_rows(const uint16_t* planes, const std::vector<int>& offset, uint32_t*
 }
 
 template <int R, class F>
-INLINE void product_rows16(const uint32_t* A, int nk, const uint32_t* B, int r0, F end) {
+INLINE void product_rows16(const uint32_t* A, int nk, const uint32_t* B, const float* start, int r0, F end) {
     __m512 acc[R][T];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-        for (int t = 0; t < T; t++) acc[r][t] = _mm512_setzero_ps();
+        for (int t = 0; t < T; t++) acc[r][t] = start ? _mm512_set1_ps(start[r0 + r]) : _mm512_setzero_ps();
     for (int k = 0; k < nk; k++, A += R, B += TILE) {
         __m512i b[T];
 #pragma GCC unroll 4
@@ -537,13 +548,14 @@ INLINE void product_rows16(const uint32_t* A, int nk, const uint32_t* B, int r0,
     end(r0, acc);
 }
 
-template <class F> INLINE void product16(const Packed16& A, const uint32_t* B, F end) {
+// (rows, k) x (k, TILE) plus `start`, one number a row, where there is one
+template <class F> INLINE void product16(const Packed16& A, const uint32_t* B, const float* start, F end) {
     const uint32_t* data = A.data.data();
     for (int r0 = 0, R; r0 < A.rows; r0 += R) {
         R = A.size(r0);
         switch (R) {
 #define CASE(n) \
-    case n: product_rows16<n>(data, A.k, B, r0, end); break;
+    case n: product_rows16<n>(data, A.k, B, start, r0, end); break;
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9)
 #undef CASE
         }
@@ -559,8 +571,7 @@ INLINE __m512i beside(__m512i v) {  // 16 even values, then 16 odd ones -> pairs
 }
 
 // two rows c, c + 1 of one vector: pairs for the next product, and each on its own in `plane` if there is one
-INLINE void put_pair(__m512 even, __m512 odd, uint32_t* pairs, uint16_t* plane, int S) {
-    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
+INLINE void put_pair(__m512i both, uint32_t* pairs, uint16_t* plane, int S) {
     _mm512_storeu_si512(pairs, beside(both));
     if (plane) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(plane), _mm512_castsi512_si256(both));
@@ -568,26 +579,32 @@ INLINE void put_pair(__m512 even, __m512 odd, uint32_t* pairs, uint16_t* plane, 
     }
 }
 
-void hidden_tile16(const Shape& s, const Weights16& w, Workspace& ws, int q, bool keep_planes) {
+// 16 numbers of row c, then 16 of row c + 1, in bfloat16; zero where `mask` has no bit
+INLINE __m512i halves(uint32_t mask, __m512 even, __m512 odd) {
+    return (__m512i)_mm512_maskz_cvtne2ps_pbh(mask, odd, even);
+}
+
+template <bool keep_planes> void hidden_tile16(const Shape& s, const Weights16& w, Workspace& ws, int q) {
     pair_rows(ws.x16 + q, s.u, ws.pairs);
-    const int32_t* inside = s.inside.data() + q;
-    product16(w.w1, ws.pairs, [&](int r0, auto& acc) INLINE_LAMBDA {
+    const uint32_t* inside = s.inside_pairs.data() + q / 16;
+    product16(w.w1, ws.pairs, w.b1.data(), [&](int r0, auto& acc) INLINE_LAMBDA {
         constexpr int R = sizeof(acc) / sizeof(acc[0]);
+        const __m512 zero = _mm512_setzero_ps();
 #pragma GCC unroll 16
         for (int r = 0; r + 1 < R; r += 2)
 #pragma GCC unroll 4
             for (int t = 0; t < T; t++) {
                 const int c = r0 + r;
-                V even = keep(load(inside + t * 16), relu((V)acc[r][t] + w.b1[c]));
-                V odd = keep(load(inside + t * 16), relu((V)acc[r + 1][t] + w.b1[c + 1]));
+                // of two numbers one of which is nan the instruction returns the second
+                __m512 even = _mm512_max_ps(zero, acc[r][t]), odd = _mm512_max_ps(zero, acc[r + 1][t]);
                 uint16_t* plane = keep_planes ? ws.hid16 + c * s.S + q + t * 16 : nullptr;
-                put_pair((__m512)even, (__m512)odd, ws.hid_pairs + c / 2 * TILE + t * 16, plane, s.S);
+                put_pair(halves(inside[t], even, odd), ws.hid_pairs + c / 2 * TILE + t * 16, plane, s.S);
             }
     });
 }
 
 void store_planes16(const Shape& s, const Packed16& A, const uint32_t* B, float* planes) {
-    product16(A, B, [&](int r0, auto& acc) INLINE_LAMBDA {
+    product16(A, B, nullptr, [&](int r0, auto& acc) INLINE_LAMBDA {
         constexpr int R = sizeof(acc) / sizeof(acc[0]);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++)
@@ -599,7 +616,7 @@ void store_planes16(const Shape& s, const Packed16& A, const uint32_t* B, float*
 void subnet_forward(const Shape& s, const Weights16& w, Workspace& ws) {
     to_half(s, ws.x, s.in, ws.x16);
     for (int q = 0; q < s.n; q += TILE) {
-        hidden_tile16(s, w, ws, q, false);
+        hidden_tile16<false>(s, w, ws, q);
         store_planes16(s, w.w2, ws.hid_pairs, ws.p + q);
     }
     fold(s, ws.p, s.out, 1, w.b2, ws.a, false);
@@ -645,13 +662,26 @@ void outer16(const uint16_t* A, const std::vector<int>& oa, const uint16_t* B, i
     for (; m < na; m++) outer_rows16<1>(A, &oa[m], B, sb, nb, pixels, out + m * nb);
 }
 
+// out[r] += planes[r, :], in lanes; several rows at once, since a sum waits for itself
+template <int R> void add_rows16(const uint16_t* planes, int distance, int pixels, V* out) {
+    const __m512i ones = _mm512_set1_epi16(0x3f80);
+    __m512 acc[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) acc[r] = (__m512)out[r];
+    for (int q = 0; q < pixels; q += 32)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) acc[r] = dot(acc[r], _mm512_loadu_si512(planes + r * distance + q), ones);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) out[r] = (V)acc[r];
+}
+
 void subnet_backward(const Shape& s, const Weights16& w, Workspace& ws, bool want_dx) {
     to_half(s, ws.x, s.in, ws.x16);
     to_half(s, ws.g, s.out, ws.g16);
     for (int q = 0; q < s.n; q += TILE) {
-        hidden_tile16(s, w, ws, q, true);
+        hidden_tile16<true>(s, w, ws, q);
         pair_rows(ws.g16 + q, s.g, ws.pairs);
-        product16(w.w2t, ws.pairs, [&](int r0, auto& acc) INLINE_LAMBDA {
+        product16(w.w2t, ws.pairs, nullptr, [&](int r0, auto& acc) INLINE_LAMBDA {
             constexpr int R = sizeof(acc) / sizeof(acc[0]);
 #pragma GCC unroll 16
             for (int r = 0; r + 1 < R; r += 2)
@@ -659,21 +689,20 @@ void subnet_backward(const Shape& s, const Weights16& w, Workspace& ws, bool wan
                 for (int t = 0; t < T; t++) {
                     const int c = r0 + r, at = c * s.S + q + t * 16;
                     __m256i h0 = load16(ws.hid16 + at), h1 = load16(ws.hid16 + at + s.S);
-                    __m512 even = _mm512_maskz_mov_ps(_mm256_test_epi16_mask(h0, h0), acc[r][t]);
-                    __m512 odd = _mm512_maskz_mov_ps(_mm256_test_epi16_mask(h1, h1), acc[r + 1][t]);
-                    put_pair(even, odd, ws.hid_pairs + c / 2 * TILE + t * 16, ws.dhid16 + at, s.S);
+                    __mmask32 positive = _mm512_kunpackw(_mm256_test_epi16_mask(h1, h1),
+                                                         _mm256_test_epi16_mask(h0, h0));
+                    put_pair(halves(positive, acc[r][t], acc[r + 1][t]),
+                             ws.hid_pairs + c / 2 * TILE + t * 16, ws.dhid16 + at, s.S);
                 }
         });
         if (want_dx) store_planes16(s, w.w1t, ws.hid_pairs, ws.p + q);
     }
     outer16(ws.x16, s.u, ws.dhid16, s.S, s.hidden, s.n, ws.dw1);
     outer16(ws.g16, s.g, ws.hid16, s.S, s.hidden, s.n, ws.dw2);
-    const __m512i ones = _mm512_set1_epi16(0x3f80);
-    for (int c = 0; c < s.hidden; c++) {
-        __m512 v = (__m512)ws.db1[c];
-        for (int q = 0; q < s.n; q += 32) v = dot(v, _mm512_loadu_si512(ws.dhid16 + c * s.S + q), ones);
-        ws.db1[c] = (V)v;
-    }
+    const uint16_t* rows = ws.dhid16;
+    int c = 0;
+    for (; c + 8 <= s.hidden; c += 8, rows += 8 * s.S) add_rows16<8>(rows, s.S, s.n, ws.db1 + c);
+    for (; c < s.hidden; c++, rows += s.S) add_rows16<1>(rows, s.S, s.n, ws.db1 + c);
 }
 #endif
 
@@ -764,6 +793,11 @@ template <class F> void each_part(int b, int threads, F run) {
     for (auto& t : others) t.join();
 }
 
+// An outlier far below the threshold of eq. (3) has a gradient of zero, to the bit: nothing is to be done for it.
+bool is_zero(const float* values, int64_t count) {
+    return std::all_of(values, values + count, [](float v) { return v == 0; });
+}
+
 using Workspaces = std::vector<std::unique_ptr<Workspace>>;
 
 Workspaces workspaces(const Shape& s, int64_t threads, bool backward) {
@@ -806,6 +840,10 @@ void backward(const Shape& s, const W& w, const Affine& f, const Arrays& io, con
     each_part(s.b, all.size(), [&](int t, int from, int to) {
         Workspace& ws = *all[t];
         for (int i = from; i < to; i++) {
+            if (io.dladj[i] == 0 && is_zero(io.dy + i * s.c * size, s.c * size)) {
+                if (io.dx) std::fill_n(io.dx + i * s.c * size, s.c * size, 0.f);
+                continue;
+            }
             spread(s, io.x + i * s.c * size, s.c, ws.x);
             spread(s, io.a + i * s.out * size, s.out, ws.a);
             couple_backward(s, f, ws, io.dy + i * s.c * size, io.dladj[i]);

@@ -17,18 +17,19 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from FrEIA.modules import AllInOneBlock
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from flowood_core.system.files import write_atomically
 
-__all__ = ["block", "blur", "fused", "status"]
+__all__ = ["block", "blur", "fused", "status", "takes"]
 
 SOURCE = Path(__file__).with_name("blocks.cpp")
 FLAGS = ["-std=c++17", "-O3", "-shared", "-fPIC", "-pthread"]
@@ -91,6 +92,17 @@ def block(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
     return y, ladj + x[0, 0].numel() * scale.log().sum()
 
 
+def takes(blocks: Iterable[nn.Module], x: Tensor) -> bool:
+    """Whether all the blocks would run in the engine on images like x, one after the other.
+
+    It takes one image at a time, so that its memory and speed do not hang on the size of a batch.
+    """
+    if os.environ.get("FLOWOOD_ENGINE") == "torch":
+        return False
+    blocks = list(blocks)
+    return bool(blocks) and all(_fits(block, x) for block in blocks) and _load()[0] is not None
+
+
 def blur(x: Tensor, reach: int, inner: int, outer: int) -> Tensor | None:
     """Pillow's blur of 8-bit planes (..., h, w) bit for bit, or None where others have to do it.
 
@@ -109,6 +121,8 @@ def blur(x: Tensor, reach: int, inner: int, outer: int) -> Tensor | None:
 
 def _fits(module: nn.Module, x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 4 or not x.numel():
+        return False
+    if not isinstance(module, AllInOneBlock):
         return False
     if module.GIN or module.householder or module.reverse_pre_permute or module.conditional:
         return False

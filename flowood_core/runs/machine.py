@@ -14,7 +14,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from flowood_core import datasets, train
+from flowood_core.engine import compiled
 from flowood_core.features.encoders import MissingWeights
+from flowood_core.flow import Flow
 from flowood_core.runs.evaluate import evaluate, score_arrivals
 from flowood_core.runs.folder import RunError, RunFolder
 from flowood_core.runs.provenance import peak_memory_mb, provenance
@@ -236,6 +238,8 @@ class _Job:
         data = spec.data()
         x = data.train.x.to(on)
         flow = spec.flow(tuple(x.shape[1:])).to(on)
+        if micro_batch and isinstance(flow, Flow) and compiled.takes(flow.blocks, x[:1].float()):
+            micro_batch = None  # the engine keeps one image in cache at a time, and every part costs calls
         settings = dataclasses.replace(spec.settings(len(x)), micro_batch=micro_batch)
         return cls(
             spec, data, spec.ready(flow, x, spec.outliers(data, on), settings), folder.load_checkpoint(on)

@@ -213,6 +213,45 @@ def test_a_number_of_threads_always_gives_the_same_bits(threads, bf16):
     assert worst(first, {k: v.double() for k, v in one.items()}) < 1e-6
 
 
+@needs_compiler
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_sample_without_gradient_changes_nothing_to_the_bit(bf16):
+    # most outliers are soon so unlikely that the softplus of eq. (3) has no slope left
+    module, x = block(3, 9, 8, 10), normal(6, 3, 9, 8)
+    with_slope = torch.tensor([True, False, False, True, True, False])
+
+    def gradients(x, slope):
+        x = x.detach().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16), compiled.fused():
+            (y,), ladj = module((x,))
+        loss = ((y.square().sum((1, 2, 3)) + ladj) * slope).sum()
+        by_x, *rest = torch.autograd.grad(loss, [x, *(p for p in module.parameters() if p.requires_grad)])
+        return by_x, rest
+
+    by_x, rest = gradients(x, with_slope.float())
+    alone, alone_rest = gradients(x[with_slope], torch.ones(3))
+    assert torch.equal(by_x[with_slope], alone) and not by_x[~with_slope].any()
+    # the number of threads shares samples out in another way, hence rounding
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(rest, alone_rest, strict=True))
+    nan = x.clone()
+    nan[1] = math.nan
+    assert gradients(nan, torch.ones(6))[0].isnan().any(), (
+        "what is wrong is still seen where there is a slope"
+    )
+
+
+@needs_compiler
+def test_the_engine_says_which_blocks_it_takes(monkeypatch):
+    x = normal(2, 3, 8, 8)
+    taken = flow.image_flow((3, 8, 8), blocks=2, hidden=4)
+    assert compiled.takes(taken.blocks, x)
+    assert not compiled.takes([], x) and not compiled.takes(taken.blocks, x.double())
+    assert not compiled.takes([*taken.blocks, nn.Identity()], x)
+    assert not compiled.takes(flow.vector_flow(4).blocks, normal(2, 4))
+    monkeypatch.setenv("FLOWOOD_ENGINE", "torch")
+    assert not compiled.takes(taken.blocks, x)
+
+
 def test_training_goes_the_same_way_as_in_torch(monkeypatch):
     monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
     x = torch.randint(256, (32, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
