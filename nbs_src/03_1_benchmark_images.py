@@ -236,11 +236,24 @@ The paper trains for 500 epochs. A long training keeps its weights on the way, s
 """
 
 # %%
-over = benchmark_tables.epochs(finished.values())
+# also of trainings that are on their way, whichever tables are wanted above
+long = {
+    s.run_id: s
+    for t in grid.tables(P.profile)
+    if t in ("table_2", "table_3")
+    for s in grid.rows(P.profile, t)
+}
+over = benchmark_tables.epochs(long.values())
 if over.empty:
     print("No run of this profile kept its weights at several epochs: this section needs profile `paper`.")
 else:
     sheet.save_table(over, "over_epochs", "AUROC, bits per dimension and steepness at the kept epochs")
+for (id_, method, seed), part in over.groupby(["id", "method", "seed"], sort=False):
+    of = next(s for s in long.values() if (s.id, s.method, s.seed) == (id_, method, seed))
+    if part.epoch.max() < of.epochs:
+        print(
+            f"{name_of.get(id_, id_)}, {name_of[method]}, seed {seed}: {part.epoch.max():.0f} of {of.epochs:.0f} epochs"
+        )
 
 # %%
 panels = {

@@ -8,7 +8,7 @@ from flowood_core import metrics
 from flowood_core.evidence import tables
 from flowood_core.notebook.labels import labelled, text_of
 from flowood_core.outliers.image import METHOD_LABELS
-from flowood_core.runs import Run, over_epochs
+from flowood_core.runs import Kind, Run, over_epochs
 
 __all__ = ["BASE", "CELL", "OURS", "alone_beside_printed", "beside_paper", "better", "bias", "deciding",
            "epochs", "gains", "id_cost", "pairs", "parts", "sets_of_fig_3", "simpler"]  # fmt: skip
@@ -175,13 +175,15 @@ def id_cost(finished: Iterable[Run]) -> pd.DataFrame:
 # --- over epochs -------------------------------------------------------------------------------------------
 
 
-def epochs(finished: Iterable[Run]) -> pd.DataFrame:
-    """AUROC, bits and steepness of every run whose weights were kept at several epochs (`runs.over_epochs`).
+def epochs(specs: Iterable[Kind]) -> pd.DataFrame:
+    """AUROC, bits and steepness of every training whose weights were kept at several epochs (`runs.over_epochs`).
+
+    A training may still be on its way: its epochs so far are measured.
 
     Returns:
-        Columns id, method, seed, epoch, quantity, ood, value, low, high; no rows where no run kept any.
+        Columns id, method, seed, epoch, quantity, ood, value, low, high; no rows where no training kept any.
     """
-    kept = [r.spec for r in finished if len(over_epochs.kept(r.spec)) > 1]
+    kept = [s for s in specs if len(over_epochs.kept(s)) > 1]
     found = [over_epochs.measured(s).assign(id=s.id, method=s.method, seed=s.seed) for s in kept]
     columns = ["id", "method", "seed", "epoch", "quantity", "ood", "value", "low", "high"]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
