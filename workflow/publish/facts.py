@@ -322,12 +322,19 @@ class Facts:
         path = paths.profile_dir(self.profile) / "tables" / f"{name}.csv"
         return pd.read_csv(path) if path.is_file() else None
 
-    def at_epoch(self, method: str, ood: str, epoch: int, quantity: str = "auroc pz") -> float:
-        """A quantity of `runs.over_epochs` after so many epochs of the paper's training, with iSUN as ID."""
+    def at_epoch(
+        self, method: str, ood: str, epoch: int, quantity: str = "auroc pz", id: str = "isun"
+    ) -> float:
+        """A quantity of `runs.over_epochs` after so many epochs of the paper's training."""
         table = Facts("paper").table("over_epochs").fillna({"ood": ""})
-        wanted = {"id": "isun", "method": method, "ood": ood, "epoch": epoch, "quantity": quantity}
+        wanted = {"id": id, "method": method, "ood": ood, "epoch": epoch, "quantity": quantity}
         (value,) = table.loc[(table[list(wanted)] == list(wanted.values())).all(axis=1), "value"]
         return float(value)
+
+    def epochs(self, method: str, id: str = "isun") -> list[int]:
+        """The epochs at which a training of the paper's size was measured; the last may be short of 500."""
+        table = Facts("paper").table("over_epochs")
+        return sorted({int(e) for e in table.loc[(table["id"] == id) & (table["method"] == method), "epoch"]})
 
     def complexity(self, ood: str, id: str = "cifar10") -> float:
         """Mean C(x) of a test set, bits/dim."""
