@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_model
 
 from benchmarks import baselines
 from flowood_core import complexity, datasets, flow, lipschitz, runs, train
@@ -37,6 +38,7 @@ from flowood_core.features import backbones, encoders, map_flows
 from flowood_core.features import bank as bank_of
 from flowood_core.outliers import image as outliers
 from flowood_core.outliers import text as text_outliers
+from flowood_core.runs import grid
 from flowood_core.system import paths
 from flowood_core.system.progress import track
 
@@ -136,6 +138,38 @@ def _() -> Ways:
 @figure("training_squeezed", "images/s", "training a squeezed flow: 12x16x16, h128, batch 128, CCM+Gaussian")
 def _() -> Ways:
     return training(squeeze=1, hidden=128, batch_size=128, steps=2)
+
+
+@figure(
+    "training_far",
+    "images/s",
+    "the same in bfloat16, from the weights of a finished run: most outliers lie far below the threshold",
+)
+def _() -> Ways:
+    """With tau far down every outlier keeps its slope, so that nothing can be left out of backward."""
+    spec = next(s for s in grid.rows("sample", "table_2") if (s.method, s.seed) == ("ccm_gaussian", 0))
+    weights = paths.repo_root() / "outputs" / "sample" / "runs" / spec.run_id / "model.safetensors"
+    if not weights.is_file():
+        raise Unavailable(f"weights of {spec.run_id}; a clone of the repository has them")
+    x = images(2048)
+
+    def way(tau: float, micro: int | None) -> Callable[[], int]:
+        ours = spec.flow(tuple(x.shape[1:]))
+        load_model(ours, str(weights))
+
+        def work() -> int:
+            settings = train.Settings(steps=4, lr=1e-6, bf16=True, micro_batch=micro, tau=tau)
+            with forced(True):
+                train.fit(ours, x, outliers.ccm_gaussian, settings=settings, log_every=4)
+            return 4 * settings.batch_size
+
+        return work
+
+    return {
+        "in parts of 16, every outlier with a slope": way(-1e7, 16),
+        "whole batches, every outlier with a slope": way(-1e7, None),
+        "whole batches, outliers without a slope left out": way(0.0, None),
+    }
 
 
 # --- scoring -----------------------------------------------------------------------------------------------
