@@ -257,16 +257,18 @@ for (id_, method, seed), part in over.groupby(["id", "method", "seed"], sort=Fal
 
 # %%
 panels = {
-    "auroc pz": ("ood", "AUROC by eq. (4) [%]"),
-    "auroc px": ("ood", r"AUROC by $-\log p_{\mathcal{X}}$ [%]"),
-    "bpd": ("method", "ID test bits/dim"),
-    "grad_logp": ("method", r"median $\Vert \nabla_{\mathbf{x}} \log p_{\mathcal{X}} \Vert$"),
+    ("auroc pz",): ("ood", "AUROC by eq. (4) [%]"),
+    ("auroc px",): ("ood", r"AUROC by $-\log p_{\mathcal{X}}$ [%]"),
+    ("bpd", "bpd median"): ("quantity", "ID test bits/dim"),
+    ("grad_logp",): ("method", r"median $\Vert \nabla_{\mathbf{x}} \log p_{\mathcal{X}} \Vert$"),
 }
+labels = name_of | {"bpd": "mean", "bpd median": "median"}
 for (id_, method, seed), part in over.groupby(["id", "method", "seed"], sort=False):
     fig, axes = figures.figure("wide", columns=4)
-    for ax, (quantity, (by, label)) in zip(axes, panels.items()):
-        figures.draw_epochs(ax, part[part.quantity == quantity], by=by, labels=name_of)
+    for ax, (quantities, (by, label)) in zip(axes, panels.items()):
+        figures.draw_epochs(ax, part[part.quantity.isin(quantities)], by=by, labels=labels)
         ax.set(ylabel=label)
+    axes[2].legend(fontsize=7)
     figures.legend_below(axes[0], columns=2)
     about = f"Against epochs: ID {name_of.get(id_, id_)}, {name_of.get(method, method)}, seed {seed}"
     sheet.save_figure(fig, f"over_epochs_{id_}_{method}_{seed}", about)

@@ -120,20 +120,23 @@ def _regression(
 
 
 def draw_epochs(ax: Axes, frame: pd.DataFrame, *, by: str, labels: Mapping[str, str] | None = None) -> Axes:
-    """One quantity against the epochs of a training, in powers of ten: a line with its intervals for each of `by`.
+    """One quantity against the epochs of a training, on a log scale: a line with its intervals for each of `by`.
 
     Args:
         frame: rows of `benchmark_tables.epochs` of one quantity: epoch, value, low, high and the column `by`.
-        by: "ood" or "method".
+        by: "ood", "method" or "quantity".
     """
+    colours = colours_of(frame[by].unique())
     for name, part in frame.sort_values("epoch").groupby(by, sort=False):
         reach = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(0)
         ax.errorbar(
-            part["epoch"], part["value"], reach, fmt="o-", ms=3.5, lw=1.3, capsize=2, color=colour_of(name),
+            part["epoch"], part["value"], reach, fmt="o-", ms=3.5, lw=1.3, capsize=2, color=colours[name],
             label=(labels or {}).get(name, name),
         )  # fmt: skip
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter("{x:g}")
+    measured = sorted(set(frame["epoch"]))
+    ax.set_xticks(measured, [f"{epoch:g}" for epoch in measured], fontsize=7)
+    ax.set_xticks([], minor=True)
     ax.set_xlabel("epochs")
     return ax
 

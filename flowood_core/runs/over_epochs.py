@@ -40,12 +40,14 @@ def kept(spec: Pixels) -> dict[float, Path]:
 def measured(spec: Pixels) -> pd.DataFrame:
     """AUROC, bits per dimension and Lipschitz constants at every kept epoch.
 
-    What was measured is read from ``over_epochs.csv`` in the folder; only what is new is measured and added.
+    What was measured is read from ``over_epochs.csv`` in the folder; only what is new is measured and added. An epoch
+    that an older version left without one of the quantities is measured again.
 
     Returns:
         Columns epoch, quantity, ood, value, low, high. Quantities: "auroc pz", "auroc px", "auroc pz_comp",
         "auroc px_comp" (percent, with the 95 % bootstrap interval over test images), "bpd" (bits per dimension of ID
-        test images), "grad_logp" (median of |d log p_X/dx| over ID test images, nats per unit of x). `ood` is empty
+        test images, mean), "bpd median" (the same, median: few images taken for outliers move the mean by whole
+        bits), "grad_logp" (median of |d log p_X/dx| over ID test images, nats per unit of x). `ood` is empty
         where the quantity is one of ID alone. No rows where no weights were kept.
     Raises:
         datasets.MissingData: the ID set is not here and something is to be measured.
@@ -53,6 +55,7 @@ def measured(spec: Pixels) -> pd.DataFrame:
     """
     path = spec.folder / FILE
     known = pd.read_csv(path, keep_default_na=False) if path.is_file() else _rows([])
+    known = known[known["epoch"].isin(known.loc[known["quantity"] == "bpd median", "epoch"])]
     new = {epoch: weights for epoch, weights in kept(spec).items() if epoch not in set(known["epoch"])}
     if not new:
         return known
@@ -88,7 +91,8 @@ def _at(spec: Pixels, test: Mapping[str, Any], epoch: float, weights: Path) -> l
     ]
     bpd = scores.bits_per_dim(arrays[spec.id]["log_px"], flow.d, levels=spec.levels)
     steep = _steepness(flow, test[spec.id].x[:N_LIPSCHITZ])
-    return [*rows, [epoch, "bpd", "", *_mean(bpd)], [epoch, "grad_logp", "", *_median(steep)]]
+    of_id = {"bpd": _mean(bpd), "bpd median": _median(bpd), "grad_logp": _median(steep)}
+    return [*rows, *([epoch, name, "", *values] for name, values in of_id.items())]
 
 
 def _steepness(flow: nn.Module, x: torch.Tensor) -> np.ndarray:

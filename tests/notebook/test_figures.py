@@ -141,6 +141,8 @@ def test_a_curve_over_epochs_has_a_line_for_each_set():
     _, ax = figures.figure()
     figures.draw_epochs(ax, pd.DataFrame(rows, columns=["epoch", "ood", "value", "low", "high"]), by="ood")
     assert ax.get_legend_handles_labels()[1] == ["svhn", "isun"] and ax.get_xscale() == "log"
+    shown = [t.get_text() for t in ax.get_xticklabels(which="both")]
+    assert shown == ["1", "10"], "the epochs that were measured, and no powers of ten that cover each other"
 
 
 def test_show_source_shows_the_code_without_its_docstring(monkeypatch):

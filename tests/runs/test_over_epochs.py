@@ -45,6 +45,16 @@ def test_what_was_measured_is_not_measured_again(long_run, monkeypatch):
     monkeypatch.undo()
 
 
+def test_an_epoch_that_lacks_a_quantity_is_measured_again(long_run):
+    whole, path = over_epochs.measured(long_run.spec), long_run.spec.folder / over_epochs.FILE
+    whole[whole["quantity"] != "bpd median"].to_csv(path, index=False)
+    again = over_epochs.measured(long_run.spec)
+    assert again.shape == whole.shape and np.allclose(again["value"], whole["value"])
+    of_id = again.query("ood == ''").set_index(["quantity", "epoch"])["value"]
+    mean, median = of_id["bpd", 6], of_id["bpd median", 6]
+    assert median != mean and median == pytest.approx(mean, rel=0.2)
+
+
 def test_only_what_is_new_is_measured_and_an_unfinished_run_has_points_too(outputs, monkeypatch):
     monkeypatch.setattr(machine, "KEPT_EPOCHS", (1, 2, 4))
     save, unfinished = runs.RunFolder.save_checkpoint, spec(epochs=6)

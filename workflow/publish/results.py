@@ -42,7 +42,7 @@ def _given(f: Facts) -> dict[str, Any]:
     makers: list[Callable[..., str]] = [
         coverage, claims_table, images_table, rates_table, unit_table, maps_table, better_network_table, texts_table,
         choices_table, lipschitz_table, deviations_table, how, figure, battery_table, surface_table, length_table,
-        levels_table,
+        levels_table, long_run_words,
     ]  # fmt: skip
     bound = {maker.__name__: lambda *args, maker=maker, **more: maker(f, *args, **more) for maker in makers}
     return facts.facts_of(f) | bound
@@ -301,15 +301,27 @@ def length_table(f: Facts, id: str = "isun") -> str:
 
         def cells(ood: str, quantity: str, digits: int, method=method, reached=reached) -> list[str]:
             return [
-                f"{f.at_epoch(method, ood, e, quantity, id):.{digits}f}" if e in reached else "–" for e in epochs
+                f"{f.at_epoch(method, ood, e, quantity, id):.{digits}f}" if e in reached else "–"
+                for e in epochs
             ]
 
-        for score, words in (("pz", "eq. (4)"), ("px", "−log p(x)")):
+        for score, words in (("pz", "eq. (4)"), ("pz_comp", "eq. (5)"), ("px", "−log p(x)")):
             for ood in LENGTH_SETS[id]:
-                printed = f"{f.paper(method, ood, id):.1f}" if score == "pz" else ""
+                of_paper = {"pz": "nll", "pz_comp": "comp"}.get(score)
+                printed = f"{f.paper(method, ood, id, of_paper):.1f}" if of_paper else ""
                 rows.append([f"{label}, {words}, {_label(ood)}", *cells(ood, f"auroc {score}", 1), printed])
-        rows.append([f"{label}, ID bits per dimension", *cells("", "bpd", 2), ""])
+        for quantity, words in (("bpd", "mean"), ("bpd median", "median")):
+            rows.append([f"{label}, ID bits per dimension, {words}", *cells("", quantity, 2), ""])
     return markdown(["", *(f"{epoch} epochs" for epoch in epochs), "paper"], rows)
+
+
+def long_run_words(f: Facts, method: str, id: str = "cifar10") -> str:
+    """How far a training of the paper's size has come, by the last epoch at which it was measured."""
+    label = {"mle": "Maximum likelihood", "ccm_gaussian": "CCM+Gaussian"}[method]
+    last = f.epochs(method, id)[-1]
+    return (
+        f"{label} is done." if last == 500 else f"{label} is on its way: measured up to epoch {last} of 500."
+    )
 
 
 def levels_table(f: Facts) -> str:
