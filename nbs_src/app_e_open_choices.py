@@ -151,6 +151,7 @@ if is_swept:
     shown = by_probability.assign(shown=[f"{e:.1f}" for e in by_probability["auroc"]]).replace(
         {"ood": datasets.LABELS}
     )
+    shown["probability"] = [f"{p:g}" for p in shown["probability"]]
     shown = shown.pivot(index=["score", "probability"], columns="ood", values="shown")
     about = "AUROC by outlier probability; 0 is MLE, 0.5 the paper's"
     sheet.save_table(shown, "outlier_probability", about, index=True)
