@@ -336,6 +336,10 @@ class Facts:
         table = Facts("paper").table("over_epochs")
         return sorted({int(e) for e in table.loc[(table["id"] == id) & (table["method"] == method), "epoch"]})
 
+    def trained_on(self, id: str) -> int:
+        """Number of training images of an ID set."""
+        return n_train(self.of("mle", id)[0])
+
     def complexity(self, ood: str, id: str = "cifar10") -> float:
         """Mean C(x) of a test set, bits/dim."""
         return self.of("mle", id)[0].metrics["complexity"][ood]["mean"]
@@ -362,6 +366,11 @@ class Facts:
 
 
 _LONG = ["id", "method", "seed", "ood", "score", "metric", "value", "measured"]
+
+
+def n_train(run: runs.Run) -> int:
+    """Number of training images of a run."""
+    return next(d["n"] for d in run.metrics["data"] if d["split"] == "train")
 
 
 def _over(samples: list[Sample], signed: bool = False) -> Interval | None:

@@ -4,19 +4,17 @@
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from flowood_core import datasets
 from flowood_core.evidence import surface, two_levels
 from flowood_core.intervals import Interval
 from flowood_core.outliers.image import METHOD_LABELS
-from flowood_core.runs import grid
-from workflow.publish import facts
+from workflow.publish import facts, long_runs, markdown
 from workflow.publish.facts import Facts
 
 __all__ = ["headline", "page", "updated"]
@@ -41,21 +39,11 @@ def _given(f: Facts) -> dict[str, Any]:
     """What the template may call: all facts, and the tables of this file."""
     makers: list[Callable[..., str]] = [
         coverage, claims_table, images_table, rates_table, unit_table, maps_table, better_network_table, texts_table,
-        choices_table, lipschitz_table, deviations_table, how, figure, battery_table, surface_table, length_table,
-        levels_table, long_run_words,
+        choices_table, lipschitz_table, how, figure, battery_table, surface_table, levels_table,
+        long_runs.length_table, long_runs.long_run_words, long_runs.deviations_table,
     ]  # fmt: skip
     bound = {maker.__name__: lambda *args, maker=maker, **more: maker(f, *args, **more) for maker in makers}
     return facts.facts_of(f) | bound
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: bool = False) -> str:
-    """A Markdown table; all columns but the first stand right, or left where they hold words."""
-    lines = [_line(head), "|---|" + ("---|" if words else "--:|") * (len(head) - 1), *map(_line, rows)]
-    return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 # --- how often do ours agree -------------------------------------------------------------------------------
@@ -73,7 +61,7 @@ def coverage(f: Facts) -> str:
         setting = ", ".join(f"{n} {w}" for w, n in other.items()) or "–"
         rows.append([name.replace("_", " ").capitalize(), f"{len(cells)}", *counts, setting, f"{not_run}"])
     head = ["", "printed cells", *words, "measured in another setting", "not run, or not scored yet"]
-    return markdown(head, rows)
+    return markdown.table(head, rows)
 
 
 def claims_table(f: Facts) -> str:
@@ -85,7 +73,7 @@ def claims_table(f: Facts) -> str:
         parts = "<br>".join(x for x in (c.parts, c.apart) if x) or "–"
         rows.append([whose, c.section, word, parts, c.best or "–", c.worst or "–", c.unit, c.seeds or "–"])
     head = ["claim", "where", "verdict", "parts", "best part", "worst part", "unit", "seeds"]
-    return markdown(head, rows, words=True)
+    return markdown.table(head, rows, words=True)
 
 
 # --- Tables 2 and 3 ----------------------------------------------------------------------------------------
@@ -106,7 +94,7 @@ def rates_table(f: Facts, id: str, score: str = "nll") -> str:
 def _images(f: Facts, id: str, score: str, ours: str, metric: str, best: Callable) -> str:
     runs = f.of("mle", id)
     if not runs:
-        return f"*{_label(id)} as ID: not run.*"
+        return f"*{markdown.label(id)} as ID: not run.*"
     printed = f.cells.query(
         "table in ['table_2', 'table_3'] and id == @id and score == @score and metric == @metric"
     )
@@ -129,7 +117,7 @@ def _images(f: Facts, id: str, score: str, ours: str, metric: str, best: Callabl
             for o in sets
         ]
         rows.append([title + suffix, *cells])
-    return markdown(["", *[_head(f, o, id) for o in sets]], rows)
+    return markdown.table(["", *[_head(f, o, id) for o in sets]], rows)
 
 
 def _is(e: Interval | None, value: float) -> bool:
@@ -149,11 +137,7 @@ def _beside(printed: Any, method: str, ood: str, e: Interval | None, bold: bool)
 
 def _head(f: Facts, ood: str, id: str) -> str:
     mark = "†" * (ood in f.of("mle", id)[0].spec.later)  # the page has the footnote
-    return f"{_label(ood)}{mark}<br>C = {f.complexity(ood, id):.2f}"
-
-
-def _label(name: str) -> str:
-    return datasets.LABELS.get(name, name)
+    return f"{markdown.label(ood)}{mark}<br>C = {f.complexity(ood, id):.2f}"
 
 
 def unit_table(f: Facts) -> str:
@@ -166,7 +150,7 @@ def unit_table(f: Facts) -> str:
             cells += [f"*{paper:.1f}*", _text(f.at(method, "isun", id, "pz_comp"))]
         rows.append([title, *cells])
     head = ["training", "CIFAR-10, paper", "CIFAR-10, ours", "CIFAR-100, paper", "CIFAR-100, ours"]
-    return markdown(head, rows)
+    return markdown.table(head, rows)
 
 
 def _text(e: Interval | None, spec: str = ".1f") -> str:
@@ -199,7 +183,7 @@ def maps_table(f: Facts) -> str:
     head = [
         "", "chest, paper", "chest 128 px", "chest, −log p", "chest 256 px, one seed", "tiles 128 px", "tiles, −log p",
     ]  # fmt: skip
-    return markdown(head, rows)
+    return markdown.table(head, rows)
 
 
 def better_network_table(f: Facts) -> str:
@@ -211,7 +195,7 @@ def better_network_table(f: Facts) -> str:
         for row in (table if table is not None else pd.DataFrame()).to_dict("records"):
             title = f"{name}: {row[keys[0]]}, {row[keys[1]]}"
             rows.append([title, *("–" if pd.isna(row[c]) else row[c] for c in shown)])
-    return markdown(["", *shown], rows)
+    return markdown.table(["", *shown], rows)
 
 
 TEXTS = {"movie_reviews": "Movie Reviews", "ag_news": "AG News", "sst2": "SST-2", "wikitext2": "WikiText-2"}
@@ -229,7 +213,7 @@ def texts_table(f: Facts) -> str:
             rows.append([f"{name}, {outliers} outliers", *cells])
     alone = [f.shortness(o) for o in TEXTS]
     rows.append(["*the shorter, the more OOD: no flow*", *["–" if a is None else f"{a:.1f}" for a in alone]])
-    return markdown(["", *TEXTS.values()], rows)
+    return markdown.table(["", *TEXTS.values()], rows)
 
 
 # --- choices, Lipschitz, deviations ------------------------------------------------------------------------
@@ -246,7 +230,7 @@ def choices_table(f: Facts, score: str) -> str:
         rows.append(
             [f"{code} {choice} ({of})", *[_clear(effects[o]) if o in effects else "–" for o in sets], bpd]
         )
-    return markdown(["the other choice (against)", *map(_label, sets), "ID bits/dim"], rows)
+    return markdown.table(["the other choice (against)", *map(markdown.label, sets), "ID bits/dim"], rows)
 
 
 def _clear(e: Interval) -> str:
@@ -266,7 +250,9 @@ def battery_table(f: Facts) -> str:
         [r.training, f"{r.below} of {r.of}", _kinds(r.worst, is_trained=r.training != "MLE")]
         for r in cells.itertuples(index=False)
     ]
-    return markdown(["training", "kinds below 97", "the four worst, with their AUROC"], rows, words=True)
+    return markdown.table(
+        ["training", "kinds below 97", "the four worst, with their AUROC"], rows, words=True
+    )
 
 
 def _kinds(worst: str, is_trained: bool) -> str:
@@ -287,41 +273,7 @@ def surface_table(f: Facts) -> str:
     for score, label in surface.SETS_LABELS.items():
         shown = [_text(f.surface(score, name)) for name in sets]
         rows.append([label, *shown, f.surface_below(score)])
-    return markdown(["", *map(_label, sets), "simple kinds below 97"], rows)
-
-
-LENGTH_SETS = {"isun": ("svhn", "cifar10", "cifar100", "celeba"), "cifar10": ("svhn", "isun", "celeba")}
-
-
-def length_table(f: Facts, id: str = "isun") -> str:
-    """AUROC by both scores, and bits, after more and more epochs, and what the paper prints after 500."""
-    rows, epochs = [], (12, 50, 100, 200, 500)
-    for method, label in (("mle", "maximum likelihood"), ("ccm_gaussian", "CCM+Gaussian")):
-        reached = f.epochs(method, id)
-
-        def cells(ood: str, quantity: str, digits: int, method=method, reached=reached) -> list[str]:
-            return [
-                f"{f.at_epoch(method, ood, e, quantity, id):.{digits}f}" if e in reached else "–"
-                for e in epochs
-            ]
-
-        for score, words in (("pz", "eq. (4)"), ("pz_comp", "eq. (5)"), ("px", "−log p(x)")):
-            for ood in LENGTH_SETS[id]:
-                of_paper = {"pz": "nll", "pz_comp": "comp"}.get(score)
-                printed = f"{f.paper(method, ood, id, of_paper):.1f}" if of_paper else ""
-                rows.append([f"{label}, {words}, {_label(ood)}", *cells(ood, f"auroc {score}", 1), printed])
-        for quantity, words in (("bpd", "mean"), ("bpd median", "median")):
-            rows.append([f"{label}, ID bits per dimension, {words}", *cells("", quantity, 2), ""])
-    return markdown(["", *(f"{epoch} epochs" for epoch in epochs), "paper"], rows)
-
-
-def long_run_words(f: Facts, method: str, id: str = "cifar10") -> str:
-    """How far a training of the paper's size has come, by the last epoch at which it was measured."""
-    label = {"mle": "Maximum likelihood", "ccm_gaussian": "CCM+Gaussian"}[method]
-    last = f.epochs(method, id)[-1]
-    return (
-        f"{label} is done." if last == 500 else f"{label} is on its way: measured up to epoch {last} of 500."
-    )
+    return markdown.table(["", *map(markdown.label, sets), "simple kinds below 97"], rows)
 
 
 def levels_table(f: Facts) -> str:
@@ -336,7 +288,7 @@ def levels_table(f: Facts) -> str:
         shown = [_text(f.level(score, name)) for name in sets]
         bold = [f"**{x}**" if by["value"][n] == best[n] else x for n, x in zip(sets, shown, strict=True)]
         rows.append([two_levels.LABELS[score], *bold])
-    return markdown(["", *map(_label, sets)], rows)
+    return markdown.table(["", *map(markdown.label, sets)], rows)
 
 
 def lipschitz_table(f: Facts) -> str:
@@ -354,7 +306,7 @@ def lipschitz_table(f: Facts) -> str:
             typical = 10 ** np.log10(ratio).mean()
             cells.append(f"{typical:.2f} times, rises in {(ratio > 1).sum()} of {len(ratio)} runs")
         rows.append([_READINGS[quantity], *cells])
-    return markdown(["", *names.values()], rows)
+    return markdown.table(["", *names.values()], rows)
 
 
 _READINGS = {
@@ -365,53 +317,13 @@ _READINGS = {
 }
 
 
-def deviations_table(f: Facts) -> str:
-    """What the profile's flows on pixels do otherwise than the paper, from the specs, and what no spec says."""
-    (run, *_), paper = f.of("mle"), next(s for s in grid.rows("paper", "table_2") if s.id == "cifar10")
-    ours, n_seeds = run.spec, len(f.of("mle"))
-    n, isun = _trained(f, "cifar10"), _trained(f, "isun")
-    steps = round(ours.epochs * n / ours.batch_size)
-    rows = [
-        ["training images, CIFAR", "50,000", f"{n:,}"],
-        ["training images, iSUN", "not printed; 7,925 are left of the set", f"{isun:,}"],
-        ["epochs", f"{paper.epochs:g}", f"{ours.epochs:g}"],
-        ["batch, steps (CIFAR)", f"{paper.batch_size}, about 195,000", f"{ours.batch_size}, {steps:,}"],
-        ["learning rate, schedule", f"{paper.lr:g}, none mentioned", f"{ours.lr:g}, {ours.schedule}"],
-        ["start", "not printed", "measured on 512 training images" if ours.data_init else "as built"],
-        ["precision of the subnets", "not printed", "bfloat16" if ours.bf16 else "float32"],
-        ["clipping of the gradient's norm", "none mentioned", f"{ours.clip:g}"],
-        ["seeds", "not printed", f"{n_seeds}"],
-        ["test images a set", "1,000", f"{ours.n_test:,}, the same in every run"],
-        ["real outliers (RO)", "not said which", f"{' and '.join(map(_label, f.of('ro')[0].spec.ro_pool))} (A18)"],
-        ["CIFAR-10", "official split", "official split, its first 12,000 and 2,000 images"],
-        ["CIFAR-100", "official split", "split drawn anew: an official test image may train"],
-        ["SVHN", "test file", "1,083 images of the training file"],
-        ["iSUN", "not said", "6,000 / 2,000 drawn here; one duplicate lies in both"],
-        ["LSUN (C = 5.44)", "tested", f"scenes, C = {f.complexity('scenes_tinyimagenet'):.2f}, instead"],
-        ["CelebA (C = 6.33)", "tested", f"copies of 64x64, JPEG, C = {f.complexity('celeba'):.2f} (†)"],
-        ["section 3.2: backbone", "Wide-ResNet50-2, EfficientNet-B5", "SqueezeNet, pruned and of 8-bit weights"],
-        ["section 3.2: pictures", "256 px, original files", "128 px from copies of 224 px; 300 train, 150 + 150 test"],
-        ["section 3.3: encoder", "ALBERT base v2", "MiniLM-L6, TF-IDF"],
-        ["section 3.3: epochs", "not printed", f"{_epochs_of_texts(f):g}; held-out log p peaks at 4"],
-    ]  # fmt: skip
-    return markdown(["", "the paper", f"profile {f.profile}"], rows, words=True)
-
-
-def _trained(f: Facts, id: str) -> int:
-    return next(d["n"] for d in f.of("mle", id)[0].metrics["data"] if d["split"] == "train")
-
-
-def _epochs_of_texts(f: Facts) -> float:
-    return next(s for s in grid.rows(f.profile, "table_6")).epochs
-
-
 def how(f: Facts) -> str:
     """What a run is, in a sentence."""
     run = f.of("mle")[0]
     machine, seconds = run.metrics["provenance"]["machine"], run.metrics["seconds"]["training"]
     hardware = f"a {machine['gpu']}" if machine["gpu"] else f"one core of {machine['processor']}"
     return (
-        f"{_trained(f, 'cifar10'):,} training images, {run.spec.epochs:g} epochs, {len(f.of('mle'))} seeds, "
+        f"{f.trained_on('cifar10'):,} training images, {run.spec.epochs:g} epochs, {len(f.of('mle'))} seeds, "
         f"{run.metrics['n_parameters']:,} parameters, {seconds / 60:.0f} minutes a run on {hardware}"
     )
 
@@ -430,7 +342,7 @@ def headline(profile: str = facts.PROFILE) -> str:
     rows = [
         ["SVHN, maximum likelihood", f"{f.paper('mle', 'svhn'):.1f}", _text(f.at("mle", "svhn"))],
         *[
-            [f"{_label(name)}, with CCM+Gaussian outliers", f"{paper:.1f}", _text(ours)]
+            [f"{markdown.label(name)}, with CCM+Gaussian outliers", f"{paper:.1f}", _text(ours)]
             for name, (paper, ours) in both.items()
         ],
         ["SVHN, by −C(x) alone: no flow", "not printed", _text(f.alone("svhn"))],
@@ -447,11 +359,11 @@ def headline(profile: str = facts.PROFILE) -> str:
         f"CIFAR-10 as ID, AUROC in percent (the chance that an OOD image scores higher than an ID image; 50 is a "
         f"coin), by −log p(z), eq. (4). Mean of {len(f.of('mle'))} seeds and [95 % interval over seeds and test "
         f"draws]. CCM is CutPaste, CutMix or MixUp, Gaussian a blur; C(x) is the size of the image as lossless "
-        f"JPEG2000. {_trained(f, 'cifar10'):,} training images and {f.of('mle')[0].spec.epochs:g} epochs, not the "
+        f"JPEG2000. {f.trained_on('cifar10'):,} training images and {f.of('mle')[0].spec.epochs:g} epochs, not the "
         f"paper's 50,000 and 500. Of the {printed} cells of Tables 2 and 3, {n['all']} were run: {n['agrees']} agree "
         f"with the paper, {differ} differ, {n['cannot tell']} cannot be told yet."
     )
-    return "\n\n".join([BEGIN, markdown(["", "paper", "ours"], rows), verdicts, END])
+    return "\n\n".join([BEGIN, markdown.table(["", "paper", "ours"], rows), verdicts, END])
 
 
 def updated(readme: str, new: str) -> str:
