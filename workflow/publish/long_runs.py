@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from flowood_core.runs import grid
+from flowood_core.outliers.image import METHOD_LABELS
+from flowood_core.runs import Run, grid
 from workflow.publish import markdown
 from workflow.publish.facts import Facts, n_train
 
-__all__ = ["deviations_table", "length_table", "long_run_words"]
+__all__ = ["deviations_table", "length_table", "long_run_words", "long_table"]
 
+PRINTED = ("mle", "ro", "gaussian", "ccm", "ccm_gaussian")  # rows of Tables 2 and 3
 LENGTH_SETS = {"isun": ("svhn", "cifar10", "cifar100", "celeba"), "cifar10": ("svhn", "isun", "celeba")}
 
 
@@ -33,6 +35,30 @@ def length_table(f: Facts, id: str = "isun") -> str:
         for quantity, words in (("bpd", "mean"), ("bpd median", "median")):
             rows.append([f"{label}, ID bits per dimension, {words}", *cells("", quantity, 2), ""])
     return markdown.table(["", *(f"{epoch} epochs" for epoch in epochs), "paper"], rows)
+
+
+def long_table(f: Facts, id: str) -> str:
+    """Every training of the paper's size that is done: AUROC by eq. (4), its interval, and the printed one."""
+    done = {
+        r.spec.method: r for t in ("table_2", "table_3") for r in grid.finished("paper", t) if r.spec.id == id
+    }
+    sets, rows = LENGTH_SETS[id], []
+    for method, label in METHOD_LABELS.items():
+        if method not in PRINTED:
+            continue
+        cells = [
+            f"{_auroc(done[method], ood, 'pz')} ({f.paper(method, ood, id):.1f})"
+            for ood in sets
+            if method in done
+        ]
+        rows.append([label, *(cells or ["not run"] * len(sets))])
+    alone = [_auroc(next(iter(done.values())), ood, "comp_only") if done else "not run" for ood in sets]
+    return markdown.table(["", *map(markdown.label, sets)], [*rows, ["−C(x) alone", *alone]])
+
+
+def _auroc(run: Run, ood: str, score: str) -> str:
+    value, low, high = (100 * v for v in run.metrics["ood"][ood][score]["auroc"])
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def long_run_words(f: Facts, method: str, id: str = "cifar10") -> str:
