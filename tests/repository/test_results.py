@@ -6,9 +6,10 @@ import pytest
 
 from flowood_core import runs
 from flowood_core.evidence import tables
+from flowood_core.runs import grid
 from flowood_core.system import paths
 from workflow.publish import __main__ as publish
-from workflow.publish import results
+from workflow.publish import long_runs, results
 from workflow.publish.facts import Facts
 
 
@@ -35,10 +36,23 @@ def test_without_runs_a_table_says_so(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("metrics.json"))
 
 
+def test_a_long_training_has_its_number_when_it_is_done_and_none_before(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(paths.repo_root() / "outputs"))
+    done = {r.spec.method: r for r in grid.finished("paper", "table_3")}
+    lines = long_runs.long_table(Facts("sample"), "isun").splitlines()[2:]
+    assert len(lines) == 6
+    for method, line in zip(long_runs.PRINTED, lines, strict=False):
+        assert (
+            (f"{done[method].auroc('svhn', 'pz'):.1f} [" in line) if method in done else ("not run" in line)
+        )
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
+    assert long_runs.long_table(Facts("sample"), "isun").count("not run") == 6 * 4
+
+
 def test_missing_rows_stay_out_and_ours_stand_with_their_interval(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
     monkeypatch.setenv("FLOWOOD_PROGRESS", "none")
-    wanted = [s for s in results.grid.rows("smoke", "table_2") if s.method in ("mle", "gaussian")]
+    wanted = [s for s in grid.rows("smoke", "table_2") if s.method in ("mle", "gaussian")]
     made = {s.method: runs.run_or_load(s) for s in wanted}
     lines = [line for line in results.images_table(Facts("smoke"), "photo").splitlines() if line[:2] == "| "]
     assert [line.split(" | ")[0] for line in lines[1:]] == ["| MLE", "| Gaussian", "| *−C(x) alone, no flow*"]
