@@ -3,7 +3,7 @@
 from typing import Any
 
 from flowood_core.outliers.image import METHOD_LABELS
-from flowood_core.runs import Run, grid
+from flowood_core.runs import Run, grid, over_epochs
 from workflow.publish import markdown
 from workflow.publish.facts import Facts, n_train
 
@@ -43,6 +43,7 @@ def long_table(f: Facts, id: str) -> str:
         r.spec.method: r for t in ("table_2", "table_3") for r in grid.finished("paper", t) if r.spec.id == id
     }
     sets, rows = LENGTH_SETS[id], []
+    specs = [s for t in ("table_2", "table_3") for s in grid.rows("paper", t)]
     for method, label in METHOD_LABELS.items():
         if method not in PRINTED:
             continue
@@ -51,7 +52,8 @@ def long_table(f: Facts, id: str) -> str:
             for ood in sets
             if method in done
         ]
-        rows.append([label, *(cells or ["not run"] * len(sets))])
+        started = any(s.id == id and s.method == method and over_epochs.kept(s) for s in specs)
+        rows.append([label, *(cells or ["on its way" if started else "not run"] * len(sets))])
     alone = [_auroc(next(iter(done.values())), ood, "comp_only") if done else "not run" for ood in sets]
     return markdown.table(["", *map(markdown.label, sets)], [*rows, ["−C(x) alone", *alone]])
 
