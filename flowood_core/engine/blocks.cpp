@@ -793,7 +793,8 @@ template <class F> void each_part(int b, int threads, F run) {
     for (auto& t : others) t.join();
 }
 
-// An outlier far below the threshold of eq. (3) has a gradient of zero, to the bit: nothing is to be done for it.
+// An outlier far below the threshold of eq. (3) has a gradient of zero, to the bit: nothing is to be done for it. Where
+// its log p is -inf this leaves zeros, and zero times infinity, which is nan, in torch; a nan has a gradient and stays.
 bool is_zero(const float* values, int64_t count) {
     return std::all_of(values, values + count, [](float v) { return v == 0; });
 }

@@ -92,7 +92,7 @@ def block(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def takes(blocks: Iterable[nn.Module], x: Tensor) -> bool:
-    """Whether all the blocks would run in the engine on images like x, one after the other.
+    """Whether all the blocks would run in the engine on images like x, (b, c, h, w), inside `fused()`.
 
     It takes one image at a time, so that its memory and speed do not hang on the size of a batch.
     """

@@ -241,6 +241,21 @@ def test_a_sample_without_gradient_changes_nothing_to_the_bit(bf16):
 
 
 @needs_compiler
+@pytest.mark.parametrize("only", ["y", "ladj"])
+def test_a_gradient_by_one_output_alone_is_none_to_leave_out(only):
+    module, x = block(3, 9, 8, 10), normal(4, 3, 9, 8)
+
+    def by_x(x, fused):
+        x = x.detach().requires_grad_()
+        with compiled.fused() if fused else contextlib.nullcontext():
+            (y,), ladj = module((x,))
+        return torch.autograd.grad((y.square() if only == "y" else ladj).sum(), x)[0]
+
+    found, expected = by_x(x, True), by_x(x, False)
+    assert expected.any() and torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
 def test_the_engine_says_which_blocks_it_takes(monkeypatch):
     x = normal(2, 3, 8, 8)
     taken = flow.image_flow((3, 8, 8), blocks=2, hidden=4)

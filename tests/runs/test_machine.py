@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from flowood_core import datasets, runs, train
 from flowood_core.__main__ import main
+from flowood_core.engine import compiled
 from flowood_core.evidence import tables
 from flowood_core.flow import densities
 from flowood_core.runs import grid, machine, status
@@ -419,3 +420,10 @@ def test_the_command_trains_what_is_missing_and_explains_what_cannot_be(outputs,
     known = "expected a profile out of smoke, quick"
     for wrong, word in ([["nosuch"], known], [["quick", "--tables", "table_99"], "table_99"]):
         assert main(["train", *wrong]) == 1 and word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", [False, True])
+def test_a_batch_is_cut_into_parts_only_where_the_engine_does_not_take_it(outputs, monkeypatch, engine):
+    monkeypatch.setattr(compiled, "takes", lambda blocks, x: engine)
+    run = runs.run_or_load(spec(epochs=1, micro_batch=4))
+    assert run.metrics["micro_batch"] == (None if engine else 4)
