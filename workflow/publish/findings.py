@@ -29,7 +29,7 @@ def _given(f: Facts) -> dict[str, Any]:
     run = f.of("mle")[0] if f.of("mle") else None
     own = {
         "differ": lambda: counts["higher"] + counts["lower"],
-        "n_train": lambda: f"{next(d['n'] for d in run.metrics['data'] if d['split'] == 'train'):,}",
+        "n_train": lambda: f"{f.trained_on('cifar10'):,}",
         "epochs": lambda: f"{run.spec.epochs:g}",
         "n_seeds": lambda: len(f.of("mle")),
         "measured": lambda: f.measured,

@@ -7,7 +7,7 @@ from flowood_core.runs import Run, grid, over_epochs
 from workflow.publish import markdown
 from workflow.publish.facts import Facts, n_train
 
-__all__ = ["deviations_table", "length_table", "long_run_words", "long_table"]
+__all__ = ["deviations_table", "length_table", "long_hours", "long_run_words", "long_table"]
 
 PRINTED = ("mle", "ro", "gaussian", "ccm", "ccm_gaussian")  # rows of Tables 2 and 3
 LENGTH_SETS = {"isun": ("svhn", "cifar10", "cifar100", "celeba"), "cifar10": ("svhn", "isun", "celeba")}
@@ -61,6 +61,13 @@ def long_table(f: Facts, id: str) -> str:
 def _auroc(run: Run, ood: str, score: str) -> str:
     value, low, high = (100 * v for v in run.metrics["ood"][ood][score]["auroc"])
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def long_hours(f: Facts) -> str:
+    """Shortest and longest training of the paper's size, in hours: "0.3 to 7.6"."""
+    done = [r for t in ("table_2", "table_3") for r in grid.finished("paper", t)]
+    hours = [r.metrics["seconds"]["training"] / 3600 for r in done]
+    return f"{min(hours):.1f} to {max(hours):.1f}"
 
 
 def long_run_words(f: Facts, method: str, id: str = "cifar10") -> str:
