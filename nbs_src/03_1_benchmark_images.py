@@ -232,7 +232,7 @@ figures.read(*benchmark_readings.id_cost(cost))
 # %% [markdown]
 r"""
 ## AUROC, bits and steepness against epochs
-The paper trains for 500 epochs. A long training keeps its weights on the way, so that one can see what its length buys: AUROC, the likelihood of ID test images, and the median of $\lVert \nabla_{\mathbf x} \log p_{\mathcal X} \rVert$ over them.
+The paper trains for 500 epochs. A long training keeps its weights on the way, so that one can see what its length buys: AUROC, the median likelihood of ID test images, and the median of $\lVert \nabla_{\mathbf x} \log p_{\mathcal X} \rVert$ over them, a line for each training. The mean likelihood is in the table `over_epochs`.
 """
 
 # %%
@@ -240,7 +240,7 @@ The paper trains for 500 epochs. A long training keeps its weights on the way, s
 long = {
     s.run_id: s
     for t in grid.tables(P.profile)
-    if t in ("table_2", "table_3")
+    if t in ("table_2", "table_3", "length")
     for s in grid.rows(P.profile, t)
 }
 over = benchmark_tables.epochs(long.values())
@@ -256,22 +256,31 @@ for (id_, method, seed), part in over.groupby(["id", "method", "seed"], sort=Fal
         )
 
 # %%
-panels = {
-    ("auroc pz",): ("ood", "AUROC by eq. (4) [%]"),
-    ("auroc px",): ("ood", r"AUROC by $-\log p_{\mathcal{X}}$ [%]"),
-    ("bpd", "bpd median"): ("quantity", "ID test bits/dim"),
-    ("grad_logp",): ("method", r"median $\Vert \nabla_{\mathbf{x}} \log p_{\mathcal{X}} \Vert$"),
+upper, lower = ("auroc pz", "AUROC by eq. (4) [%]"), ("auroc px", r"AUROC by $-\log p_{\mathcal{X}}$ [%]")
+right = {
+    "bpd median": "ID test bits/dim, median",
+    "grad_logp": r"median $\Vert \nabla_{\mathbf{x}} \log p_{\mathcal{X}} \Vert$",
 }
-labels = name_of | {"bpd": "mean", "bpd median": "median"}
-for (id_, method, seed), part in over.groupby(["id", "method", "seed"], sort=False):
-    fig, axes = figures.figure("wide", columns=4)
-    for ax, (quantities, (by, label)) in zip(axes, panels.items()):
-        figures.draw_epochs(ax, part[part.quantity.isin(quantities)], by=by, labels=labels)
-        ax.set(ylabel=label)
-    axes[2].legend(fontsize=7)
-    figures.legend_below(axes[0], columns=2)
-    about = f"Against epochs: ID {name_of.get(id_, id_)}, {name_of.get(method, method)}, seed {seed}"
-    sheet.save_figure(fig, f"over_epochs_{id_}_{method}_{seed}", about)
+for (id_, seed), part in over.groupby(["id", "seed"], sort=False):
+    oods = [o for o in next(s for s in long.values() if s.id == id_).ood if o in set(part.ood)]
+    fig, axes = figures.figure("wide", rows=2, columns=len(oods) + 1, height=5.4)
+    for line, (quantity, label) in zip(axes, (upper, lower)):
+        for ax, ood in zip(line, oods):
+            of = part[(part.quantity == quantity) & (part.ood == ood)]
+            marks = benchmark_tables.marks(id_, ood, finished.values())
+            if quantity != "auroc pz":
+                marks["printed"] = None  # the paper's rows are by eq. (4)
+            figures.draw_epochs(ax, of, by="method", labels=name_of, **marks)
+            ax.set(ylim=(-3, 103), title=f"OOD {name_of.get(ood, ood)}")
+        line[0].set_ylabel(label)
+    for ax, (quantity, label) in zip(axes[:, -1], right.items()):
+        figures.draw_epochs(ax, part[part.quantity == quantity], by="method", labels=name_of)
+        ax.set_ylabel(label)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=7)
+    about = (
+        f"Against epochs: ID {name_of.get(id_, id_)}, seed {seed}; diamonds: the paper, dashed: −C(x) alone"
+    )
+    sheet.save_figure(fig, f"over_epochs_{id_}_{seed}", about)
 
 # %%
 sheet.finish(runs=list(finished), provenance=next(iter(finished.values())).metrics["provenance"])

@@ -1,6 +1,7 @@
 """Tables 2 and 3, Figs 3 and 4: what outliers move, beside the paper, and what they cost ID data."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -11,7 +12,7 @@ from flowood_core.outliers.image import METHOD_LABELS
 from flowood_core.runs import Kind, Run, over_epochs
 
 __all__ = ["BASE", "CELL", "OURS", "alone_beside_printed", "beside_paper", "better", "bias", "deciding",
-           "epochs", "gains", "id_cost", "pairs", "parts", "sets_of_fig_3", "simpler"]  # fmt: skip
+           "epochs", "gains", "id_cost", "marks", "pairs", "parts", "sets_of_fig_3", "simpler"]  # fmt: skip
 
 CELL = ["id", "method", "score", "ood", "metric"]
 BASE, OURS = "mle", "ccm_gaussian"
@@ -187,3 +188,21 @@ def epochs(specs: Iterable[Kind]) -> pd.DataFrame:
     found = [over_epochs.measured(s).assign(id=s.id, method=s.method, seed=s.seed) for s in kept]
     columns = ["id", "method", "seed", "epoch", "quantity", "ood", "value", "low", "high"]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def marks(id_: str, ood: str, runs: Iterable[Run]) -> dict[str, Any]:
+    """What stands beside a curve of AUROC by eq. (4) over epochs, in percent.
+
+    Returns:
+        "printed": the paper's AUROC by eq. (4) for each method; "alone": that of -C(x), which every run of the ID set
+        has alike, None where no run of it is done.
+    """
+    rows = pd.concat([tables.printed("table_2"), tables.printed("table_3")])
+    rows = rows[
+        (rows["id"] == id_) & (rows["ood"] == ood) & (rows["score"] == "nll") & (rows["metric"] == "auroc")
+    ]
+    alone = [r.auroc(ood, "comp_only") for r in runs if r.spec.id == id_ and ood in r.metrics["ood"]]
+    return {
+        "printed": dict(zip(rows["method"], rows["paper"], strict=True)),
+        "alone": next(iter(alone), None),
+    }

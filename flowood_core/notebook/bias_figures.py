@@ -32,6 +32,7 @@ __all__ = [
 
 METHOD_COLOURS = {id_: label.colour for id_, label in labels.METHODS.items()}
 SET_COLOURS = {id_: label.colour for id_, label in labels.IMAGES.items()}
+PAPER_EPOCHS = 500
 
 
 def colour_of(name: str) -> str:
@@ -119,12 +120,22 @@ def _regression(
     ax.plot(ends, slope * ends + intercept, style, color="0.15", lw=1.8, label=label)
 
 
-def draw_epochs(ax: Axes, frame: pd.DataFrame, *, by: str, labels: Mapping[str, str] | None = None) -> Axes:
+def draw_epochs(
+    ax: Axes,
+    frame: pd.DataFrame,
+    *,
+    by: str,
+    labels: Mapping[str, str] | None = None,
+    printed: Mapping[str, float] | None = None,
+    alone: float | None = None,
+) -> Axes:
     """One quantity against the epochs of a training, on a log scale: a line with its intervals for each of `by`.
 
     Args:
         frame: rows of `benchmark_tables.epochs` of one quantity: epoch, value, low, high and the column `by`.
-        by: "ood", "method" or "quantity".
+        by: "method" or "ood".
+        printed: the paper's value for each of `by`, a hollow diamond at its 500 epochs.
+        alone: what -C(x) has without a flow, a dashed line.
     """
     colours = colours_of(frame[by].unique())
     for name, part in frame.sort_values("epoch").groupby(by, sort=False):
@@ -133,9 +144,15 @@ def draw_epochs(ax: Axes, frame: pd.DataFrame, *, by: str, labels: Mapping[str, 
             part["epoch"], part["value"], reach, fmt="o-", ms=3.5, lw=1.3, capsize=2, color=colours[name],
             label=(labels or {}).get(name, name),
         )  # fmt: skip
+        if name in (printed or {}):
+            ax.plot(PAPER_EPOCHS, printed[name], "D", ms=6, mfc="none", mec=colours[name], mew=1.4)
+    if printed:
+        ax.plot([], [], "D", ms=6, mfc="none", mec="0.3", label="the paper")
+    if alone is not None:
+        ax.axhline(alone, color="0.45", lw=1.1, ls="--", label=r"$-C(\mathbf{x})$ alone")
     ax.set_xscale("log")
-    measured = sorted(set(frame["epoch"]))
-    ax.set_xticks(measured, [f"{epoch:g}" for epoch in measured], fontsize=7)
+    measured = sorted(set(frame["epoch"]) | ({PAPER_EPOCHS} if printed else set()))
+    ax.set_xticks(measured, [f"{epoch:g}" for epoch in measured], fontsize=6)
     ax.set_xticks([], minor=True)
     ax.set_xlabel("epochs")
     return ax

@@ -106,6 +106,18 @@ def test_epochs_are_there_only_for_runs_that_kept_weights(outputs, monkeypatch):
     assert sorted(set(benchmark_tables.epochs([kept])["epoch"])) == [1, 2]
 
 
+def test_beside_a_curve_stand_the_printed_rows_of_its_cell_and_what_complexity_alone_has(committed, table_2):
+    found = benchmark_tables.marks("cifar10", "svhn", table_2)
+    assert (
+        found["printed"]["mle"] == 44.3
+        and found["printed"]["ccm_gaussian"] == 83.2
+        and len(found["printed"]) == 5
+    )
+    assert found["alone"] == table_2[0].auroc("svhn", "comp_only")
+    assert benchmark_tables.marks("isun", "svhn", table_2)["alone"] is None, "no run of this ID set"
+    assert benchmark_tables.marks("photo", "digits", []) == {"printed": {}, "alone": None}
+
+
 def test_only_radii_that_every_seed_has_are_drawn(committed):
     runs_ = read("fig_6", id="cifar10")
     kept = blur_tables.of_every_seed(runs_)

@@ -145,6 +145,19 @@ def test_a_curve_over_epochs_has_a_line_for_each_set():
     assert shown == ["1", "10"], "the epochs that were measured, and no powers of ten that cover each other"
 
 
+def test_beside_a_curve_over_epochs_stand_the_papers_value_and_complexity_alone():
+    rows = pd.DataFrame(
+        [(12, "mle", 40.0, 39.0, 41.0), (50, "mle", 30.0, 29.0, 31.0)],
+        columns=["epoch", "method", "value", "low", "high"],
+    )
+    _, ax = figures.figure()
+    figures.draw_epochs(ax, rows, by="method", printed={"mle": 44.3, "ro": 90.0}, alone=95.5)
+    diamonds = [line for line in ax.lines if line.get_marker() == "D" and len(line.get_xdata())]
+    assert [tuple(line.get_xydata()[0]) for line in diamonds] == [(500, 44.3)], "none for a row nobody ran"
+    assert [list(line.get_ydata()) for line in ax.lines if line.get_linestyle() == "--"] == [[95.5, 95.5]]
+    assert ax.get_xticklabels()[-1].get_text() == "500"
+
+
 def test_show_source_shows_the_code_without_its_docstring(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda x: shown.append(x.data))

@@ -9,6 +9,11 @@ from workflow.publish.facts import Facts, n_train
 
 __all__ = ["deviations_table", "length_table", "long_hours", "long_run_words", "long_table"]
 
+TABLES = (
+    "table_2",
+    "table_3",
+    "length",
+)  # of profile paper; what "length" alone has is RO with a pool at hand (A18)
 PRINTED = ("mle", "ro", "gaussian", "ccm", "ccm_gaussian")  # rows of Tables 2 and 3
 LENGTH_SETS = {"isun": ("svhn", "cifar10", "cifar100", "celeba"), "cifar10": ("svhn", "isun", "celeba")}
 
@@ -39,11 +44,9 @@ def length_table(f: Facts, id: str = "isun") -> str:
 
 def long_table(f: Facts, id: str) -> str:
     """Every training of the paper's size that is done: AUROC by eq. (4), its interval, and the printed one."""
-    done = {
-        r.spec.method: r for t in ("table_2", "table_3") for r in grid.finished("paper", t) if r.spec.id == id
-    }
+    done = {r.spec.method: r for r in _done() if r.spec.id == id}
     sets, rows = LENGTH_SETS[id], []
-    specs = [s for t in ("table_2", "table_3") for s in grid.rows("paper", t)]
+    specs = [s for t in TABLES for s in grid.rows("paper", t)]
     for method, label in METHOD_LABELS.items():
         if method not in PRINTED:
             continue
@@ -58,6 +61,10 @@ def long_table(f: Facts, id: str) -> str:
     return markdown.table(["", *map(markdown.label, sets)], [*rows, ["−C(x) alone", *alone]])
 
 
+def _done() -> list[Run]:
+    return list({r.spec.run_id: r for t in TABLES for r in grid.finished("paper", t)}.values())
+
+
 def _auroc(run: Run, ood: str, score: str) -> str:
     value, low, high = (100 * v for v in run.metrics["ood"][ood][score]["auroc"])
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
@@ -65,8 +72,7 @@ def _auroc(run: Run, ood: str, score: str) -> str:
 
 def long_hours(f: Facts) -> str:
     """Shortest and longest training of the paper's size, in hours: "0.3 to 7.6"."""
-    done = [r for t in ("table_2", "table_3") for r in grid.finished("paper", t)]
-    hours = [r.metrics["seconds"]["training"] / 3600 for r in done]
+    hours = [r.metrics["seconds"]["training"] / 3600 for r in _done()]
     return f"{min(hours):.1f} to {max(hours):.1f}"
 
 
@@ -82,9 +88,10 @@ def long_run_words(f: Facts, method: str, id: str = "cifar10") -> str:
 def deviations_table(f: Facts) -> str:
     """What the flows on pixels do otherwise than the paper, in the profile and at the paper's size."""
     ours, long = f.of("mle")[0].spec, next(s for s in grid.rows("paper", "table_2") if s.id == "cifar10")
-    done = [r for t in ("table_2", "table_3") for r in grid.finished("paper", t)]
+    done = _done()
     of_set = {r.spec.id: n_train(r) for r in done}
-    pool = " and ".join(map(markdown.label, f.of("ro")[0].spec.ro_pool))
+    of_profile = [r for id in ("cifar10", "cifar100", "isun") for r in f.of("ro", id)]
+    pools = [_pools(of_profile), _pools([r for r in done if r.spec.method == "ro"])]
     same, none = "the same", "–"
     rows = [
         ["training images, CIFAR-10", "50,000", f"{f.trained_on('cifar10'):,}", _count(of_set.get("cifar10"))],
@@ -102,7 +109,7 @@ def deviations_table(f: Facts) -> str:
         ["seeds", "not printed", f"{len(f.of('mle'))}", f"{len({r.spec.seed for r in done})}"],
         ["test images a set", "1,000", f"{ours.n_test:,}, the same in every run",
          f"{long.n_test:,}, of CIFAR-10 another draw"],
-        ["real outliers (RO)", "not said which", f"{pool} (A18)", none],
+        ["real outliers (RO)", "not said which", *pools],
         ["CIFAR-10", "official split", "official split, its first 12,000 and 2,000 images",
          "official split, all but 73 and 20 images"],
         ["CIFAR-100", "official split", "split drawn anew: an official test image may train", same],
@@ -119,6 +126,12 @@ def deviations_table(f: Facts) -> str:
     return markdown.table(
         ["", "the paper", f"profile {f.profile}", "trainings at the paper's size"], rows, words=True
     )
+
+
+def _pools(runs: list[Run]) -> str:
+    """Where the real outliers of row RO come from: "CIFAR-10: iSUN (A18)"."""
+    of = {markdown.label(r.spec.id): " and ".join(map(markdown.label, r.spec.ro_pool)) for r in runs}
+    return "; ".join(f"{id}: {pool}" for id, pool in of.items()) + " (A18)" if of else "–"
 
 
 def _count(n: int | None) -> str:
