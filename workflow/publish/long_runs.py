@@ -7,13 +7,11 @@ from flowood_core.runs import Run, grid, over_epochs
 from workflow.publish import markdown
 from workflow.publish.facts import Facts, n_train
 
-__all__ = ["deviations_table", "length_table", "long_hours", "long_run_words", "long_table"]
+__all__ = ["deviations_table", "length_table", "long_cell", "long_gain", "long_hours", "long_run_words",
+           "long_table"]  # fmt: skip
 
-TABLES = (
-    "table_2",
-    "table_3",
-    "length",
-)  # of profile paper; what "length" alone has is RO with a pool at hand (A18)
+# of profile paper; what "length" alone has is RO with a pool at hand (A18)
+TABLES = ("table_2", "table_3", "length")
 PRINTED = ("mle", "ro", "gaussian", "ccm", "ccm_gaussian")  # rows of Tables 2 and 3
 LENGTH_SETS = {"isun": ("svhn", "cifar10", "cifar100", "celeba"), "cifar10": ("svhn", "isun", "celeba")}
 
@@ -59,6 +57,21 @@ def long_table(f: Facts, id: str) -> str:
         rows.append([label, *(cells or ["on its way" if started else "not run"] * len(sets))])
     alone = [_auroc(next(iter(done.values())), ood, "comp_only") if done else "not run" for ood in sets]
     return markdown.table(["", *map(markdown.label, sets)], [*rows, ["−C(x) alone", *alone]])
+
+
+def long_cell(method: str, ood: str, id: str = "cifar10", score: str = "pz") -> str:
+    """AUROC of one training of the paper's size with its interval over test draws."""
+    found = [r for r in _done() if r.spec.id == id and r.spec.method == method]
+    return _auroc(found[0], ood, score) if found else "not run"
+
+
+def long_gain(f: Facts, ood: str, id: str = "cifar10") -> str:
+    """What CCM+Gaussian moves at the paper's size by eq. (4), in percent points, paired over test images."""
+    table = Facts("paper").table("auroc_gain")
+    wanted = (table[["id", "ood", "score"]] == [id, ood, "pz"]).all(axis=1)
+    return next(
+        (f"{r.gain:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" for r in table[wanted].itertuples()), "not run"
+    )
 
 
 def _done() -> list[Run]:
