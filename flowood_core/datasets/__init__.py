@@ -2,7 +2,15 @@
 
 from flowood_core.datasets.embedded import EMBEDDED, SIDE, embedded
 from flowood_core.datasets.images import load, load_prepared, mixed_pool
-from flowood_core.datasets.sets import LABELS, NOT_SHOWN, ImageSet, MissingData, complexity_of, digest
+from flowood_core.datasets.sets import (
+    LABELS,
+    NOT_SHOWN,
+    ImageSet,
+    MissingData,
+    MissingPool,
+    complexity_of,
+    digest,
+)
 
 __all__ = [
     "EMBEDDED",
@@ -11,6 +19,7 @@ __all__ = [
     "SIDE",
     "ImageSet",
     "MissingData",
+    "MissingPool",
     "complexity_of",
     "digest",
     "embedded",

@@ -28,6 +28,10 @@ class MissingData(FileNotFoundError):
     """A data set is neither embedded nor prepared nor to be had; the message names the ways to supply it."""
 
 
+class MissingPool(MissingData):
+    """The real outliers of one training are not here; other trainings on the same ID set may have all they need."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
     """A named split of images.

@@ -27,12 +27,9 @@ from flowood_core.system import paths
 __all__ = ["KEPT_EPOCHS", "available", "device", "run_or_load", "run_together"]
 
 CHECKPOINT_EVERY_S = 20.0
-KEPT_EPOCHS = (
-    12,
-    50,
-    100,
-    200,
-)  # of trainings longer than that; what a longer training buys can be read off them
+# of trainings longer than that; what a longer training buys can be read off them
+KEPT_EPOCHS = (12, 50, 100, 200)
+NOT_HERE = (datasets.MissingData, MissingWeights)
 
 
 def run_or_load(spec: Spec, *, device_name: str | None = None, train_missing: bool = True) -> Run:
@@ -95,6 +92,8 @@ def available(specs: Iterable[Spec], *, train_missing: bool = True) -> tuple[lis
             continue
         try:
             found.append(run_or_load(spec, train_missing=train_missing))
+        except datasets.MissingPool as error:
+            absent[spec.run_id] = str(error).splitlines()[0]
         except datasets.MissingData as error:
             absent[spec.id] = str(error).splitlines()[0]
         except MissingWeights as error:
@@ -111,14 +110,15 @@ def run_together(
 ) -> list[Run]:
     """`run_or_load` for many runs. Those that share data, flow and length train side by side on a GPU.
 
-    A run that diverges does not keep the others from their end.
+    A run that diverges, or whose data or frozen network are not here, does not keep the others from their end.
 
     Args:
         specs: in any order.
         device_name: as in `run_or_load`.
         at_once: how many to train side by side; 8 on a GPU and 1 on a processor, which is busy with one.
     Raises:
-        As `run_or_load`; `train.NonFinite`, of the first run that diverged, after all others are done.
+        As `run_or_load`; `train.NonFinite`, `datasets.MissingData` and `MissingWeights` only after all other runs are
+        done, of the first that has none.
     """
     on = torch.device(device_name) if device_name else device()
     at_once = at_once or (8 if on.type == "cuda" else 1)
@@ -132,15 +132,18 @@ def run_together(
                 RunFolder(spec).make()
             _train_side_by_side(alike[k : k + at_once], on)
     found: dict[Spec, Run] = {}
-    diverged: list[train.NonFinite] = []
+    left: list[Exception] = []
     for spec in dict.fromkeys(specs):
         try:
             found[spec] = run_or_load(spec, device_name=device_name)
         except train.NonFinite as error:
             warnings.warn(f"{spec.run_id} diverged: {error}", stacklevel=2)
-            diverged.append(error)
-    if diverged:
-        raise diverged[0]
+            left.append(error)
+        except NOT_HERE as error:
+            warnings.warn(f"{spec.run_id} is left out: {str(error).splitlines()[0]}", stacklevel=2)
+            left.append(error)
+    if left:
+        raise left[0]
     return [found[spec] for spec in specs]
 
 
@@ -203,7 +206,7 @@ def _forget(on: torch.device) -> None:
 
 
 def _train_side_by_side(specs: Sequence[Spec], on: torch.device) -> None:
-    """Trains the runs that no other process holds; in halves where memory is short or one of them diverges."""
+    """Trains the runs that no other process holds; in halves where memory is short or one cannot go with them."""
     with contextlib.ExitStack() as held:
         mine = [
             s for s in specs if held.enter_context(RunFolder(s).locked(wait=False)) and Run.read(s) is None
@@ -216,6 +219,8 @@ def _train_side_by_side(specs: Sequence[Spec], on: torch.device) -> None:
             except train.NonFinite as error:
                 warnings.warn(f"one of {len(mine)} runs diverged; halving to part it from the others: {error}",
                               stacklevel=2)  # fmt: skip
+            except NOT_HERE:
+                pass  # said by `run_together` once the others are done
     if len(mine) > 1:
         _forget(on)
         for half in (mine[: len(mine) // 2], mine[len(mine) // 2 :]):

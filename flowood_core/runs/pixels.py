@@ -52,7 +52,13 @@ class Pixels(Spec):
             found = dataclasses.replace(found, train=dataclasses.replace(found.train, x=mutated))
         if self.method != "ro":
             return found
-        sets = [datasets.load(name, "train") for name in self.ro_pool]
+        try:
+            sets = [datasets.load(name, "train") for name in self.ro_pool]
+        except datasets.MissingData as error:
+            raise datasets.MissingPool(
+                f"real outliers of run {self.run_id} (row RO) come from {', '.join(self.ro_pool)}, which `ro_pool` in "
+                f"profiles/{self.profile}.yaml may name otherwise: {error}"
+            ) from error
         pool = datasets.mixed_pool(sets, round(self.ro_share * len(found.train)), seed=self.seed)
         return dataclasses.replace(found, pool=pool, pool_facts=tuple(s.facts() for s in sets))
 

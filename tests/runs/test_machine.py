@@ -337,6 +337,24 @@ def test_what_is_available_is_told_from_what_is_not(undisturbed, outputs, monkey
     assert len(found) == 1 and list(absent) == [spec(seed=5).run_id]
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_run_whose_outliers_are_not_here_does_not_keep_the_others_from_their_end(
+    outputs, monkeypatch, at_once
+):
+    monkeypatch.setenv("FLOWOOD_DATA", str(outputs / "empty"))
+    monkeypatch.setenv("FLOWOOD_OFFLINE", "1")
+    rows = [spec(epochs=1, method="mle"), spec(epochs=1, method="ro", ro_pool=("svhn",)), spec(epochs=1)]
+    with (
+        pytest.warns(UserWarning, match=f"{rows[1].run_id} is left out"),
+        pytest.raises(datasets.MissingPool) as told,
+    ):
+        runs.run_together(rows, at_once=at_once)
+    assert "row RO" in str(told.value) and "ro_pool" in str(told.value) and "What to do" in str(told.value)
+    assert [runs.Run.read(s) is not None for s in rows] == [True, False, True]
+    found, absent = runs.available(rows)
+    assert len(found) == 2 and list(absent) == [rows[1].run_id], "its ID set is here"
+
+
 def test_weights_of_another_version_are_explained(undisturbed, outputs):
     shutil.copytree(undisturbed.folder, spec().folder)
     path = spec().folder / "model.safetensors"
