@@ -280,6 +280,7 @@ READINGS = {
 
 @tests_a_claim
 def hypothesis_1(at: Evidence) -> Parts:
+    """The constant of the inverse, whose domain is that of the hypothesis; the constant of f apart (A31)."""
     table = at.table("hypothesis_1")
     if table is None:
         return []
@@ -288,8 +289,9 @@ def hypothesis_1(at: Evidence) -> Parts:
         rho = -row.spearman_with_C
         name = ", ".join(filter(None, (row.id and label(row.id), row.method, row.side)))
         # the table has the interval over seeds, not their values: only how many there are counts here
-        found.append(Part(name, Interval(rho, -row.high, -row.low, (rho,) * int(row.n_seeds))))
-    return found
+        apart = "" if row.side == "inverse of f" else "f itself"
+        found.append(Part(name, Interval(rho, -row.high, -row.low, (rho,) * int(row.n_seeds)), apart))
+    return sorted(found, key=lambda p: p.apart != "")
 
 
 @tests_a_claim

@@ -123,7 +123,8 @@ def test_a_correlation_that_is_not_clear_supports_nothing(tmp_path, monkeypatch,
     folder.mkdir(parents=True)
     (folder / "hypothesis_1.csv").write_text(
         "id,method,side,spearman_with_C,low,high,n_seeds,n,pooled\n"
-        f"isun,MLE,f,{rho},{rho - 0.2},{rho + 0.2},1,16,0.3\n"
+        f"isun,MLE,inverse of f,{rho},{rho - 0.2},{rho + 0.2},1,16,0.3\n"
+        "isun,CCM+Gaussian,f,-0.9,-1,-0.8,1,16,0.3\n"
     )
     assert verdicts.judge(claims.TESTS["hypothesis_1"](measured.Evidence("smoke"))).word == word
 
@@ -132,9 +133,9 @@ def test_a_correlation_inside_the_sets_is_judged_by_its_own_interval(tmp_path, m
     monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path))
     folder = tmp_path / "smoke" / "tables"
     folder.mkdir(parents=True)
-    row = "isun,MLE,f,-0.4,-0.6,-0.2,1,16,0.3\n"
+    row = "isun,MLE,inverse of f,-0.4,-0.6,-0.2,1,16,0.3\n"
     (folder / "hypothesis_1.csv").write_text(
         "id,method,side,spearman_with_C,low,high,n_seeds,n,pooled\n" + row
     )
     (part,) = claims.TESTS["hypothesis_1"](measured.Evidence("smoke"))
-    assert part.sign == 1 and part.effect.low == 0.2 and part.name == "iSUN, MLE, f"
+    assert part.sign == 1 and part.effect.low == 0.2 and part.name == "iSUN, MLE, inverse of f"

@@ -7,7 +7,7 @@ from flowood_core.runs import Run, grid, over_epochs
 from workflow.publish import markdown
 from workflow.publish.facts import Facts, n_train
 
-__all__ = ["deviations_table", "length_table", "long_cell", "long_gain", "long_hours", "long_run_words",
+__all__ = ["deviations_table", "length_table", "long_cell", "long_hours", "long_run_words",
            "long_table"]  # fmt: skip
 
 # of profile paper; what "length" alone has is RO with a pool at hand (A18)
@@ -63,15 +63,6 @@ def long_cell(method: str, ood: str, id: str = "cifar10", score: str = "pz") -> 
     """AUROC of one training of the paper's size with its interval over test draws."""
     found = [r for r in _done() if r.spec.id == id and r.spec.method == method]
     return _auroc(found[0], ood, score) if found else "not run"
-
-
-def long_gain(f: Facts, ood: str, id: str = "cifar10") -> str:
-    """What CCM+Gaussian moves at the paper's size by eq. (4), in percent points, paired over test images."""
-    table = Facts("paper").table("auroc_gain")
-    wanted = (table[["id", "ood", "score"]] == [id, ood, "pz"]).all(axis=1)
-    return next(
-        (f"{r.gain:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" for r in table[wanted].itertuples()), "not run"
-    )
 
 
 def _done() -> list[Run]:

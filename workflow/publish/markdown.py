@@ -1,10 +1,11 @@
 """Tables in Markdown, and the names that pages give to sets."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from flowood_core import datasets
 
-__all__ = ["label", "table"]
+__all__ = ["kinds_of", "label", "table"]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: bool = False) -> str:
@@ -20,3 +21,8 @@ def _line(cells: Sequence[str]) -> str:
 def label(name: str) -> str:
     """A data set as pages call it."""
     return datasets.LABELS.get(name, name)
+
+
+def kinds_of(worst: str) -> list[tuple[str, str, str]]:
+    """Kinds of simple pictures, AUROC and a mark of those not trained on, out of a cell of `battery_below`."""
+    return re.findall(r"(\S.*?) (\d+)( \(not trained on\))?(?:, (?!nearest)|$)", worst)

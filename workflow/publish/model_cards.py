@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from flowood_core.outliers.image import gaussian_blur
 from flowood_core.runs import grid
 from flowood_core.scores import Threshold
 from flowood_core.system import paths
+from workflow.publish import markdown
 
 __all__ = ["Simple", "card", "detector", "main", "models", "simple", "simple_images", "write"]
 
@@ -128,11 +130,31 @@ def _sentence(run: runs.Run) -> str:
     )
 
 
+def _battery() -> str:
+    """What the same training leaves of the battery of 03_1_beyond, which has CIFAR-10 as ID and three seeds."""
+    table = pd.read_csv(paths.profile_dir("sample") / "tables" / "battery_below.csv")
+    row = table.set_index(["training", "score"]).loc[("flowood", "pz")]
+    worst = ", ".join(f"{kind} {auroc}" for kind, auroc, _ in markdown.kinds_of(row["worst"]))
+    return (
+        f"With CIFAR-10 as ID and three seeds the same training leaves {row['below']} of the {row['of']} kinds of a "
+        f"[larger battery](../../RESULTS.md#which-simple-pictures-still-deceive) below {FOUND}; the worst are {worst}."
+    )
+
+
+def _says_of_weak(run: runs.Run) -> str:
+    """The sets that lie below 50, taken for ID, and those below `WEAK`."""
+    of = {_label(ood): by_score[KIND]["auroc"][0] for ood, by_score in run.metrics["ood"].items()}
+    taken = [name for name, auroc in of.items() if auroc < 0.5]
+    weak = [name for name, auroc in of.items() if 0.5 <= auroc < WEAK]
+    parts = [f"AUROC below 50, so ranked as likelier than ID: {', '.join(taken)}"] if taken else []
+    parts += [f"below {100 * WEAK:.0f}: {', '.join(weak)}"] if weak else []
+    return "; ".join(parts) or "see the table"
+
+
 def card(name: str, run: runs.Run) -> str:
     """The page of a model, in Markdown."""
     spec, m = run.spec, run.metrics
     machine, packages = m["provenance"]["machine"], m["provenance"]["packages"]
-    weak = [_label(ood) for ood, by_score in m["ood"].items() if by_score[KIND]["auroc"][0] < WEAK]
     return PAGE.read_text(encoding="utf-8").format(
         name=name,
         label=_label(spec.id),
@@ -158,7 +180,8 @@ def card(name: str, run: runs.Run) -> str:
         if spec.id == "cifar10"
         else "not the table above, but not independent of it",
         papers=PAPERS.get(spec.id, "the paper does not say how many it takes of this set"),
-        weak=f"AUROC below {100 * WEAK:.0f} against {', '.join(weak)}" if weak else "see the table",
+        weak=_says_of_weak(run),
+        battery=_battery(),
     )
 
 

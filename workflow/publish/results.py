@@ -3,7 +3,6 @@
 `templates/results.md` holds the sentences, this file the tables that it names.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,9 +257,9 @@ def battery_table(f: Facts) -> str:
 
 def _kinds(worst: str, is_trained: bool) -> str:
     """ "grey: 86*, median of 3 x 3: 90"; maximum likelihood has seen none, whatever the table marks."""
-    found = re.findall(r"(\S.*?) (\d+)( \(not trained on\))?(?:, (?!nearest)|$)", worst)
     return ", ".join(
-        f"{kind}: {auroc}{'' if unseen or not is_trained else '*'}" for kind, auroc, unseen in found
+        f"{kind}: {auroc}{'' if unseen or not is_trained else '*'}"
+        for kind, auroc, unseen in markdown.kinds_of(worst)
     )
 
 
@@ -359,7 +358,7 @@ def headline(profile: str = facts.PROFILE) -> str:
             "CelebA (reduced copies): points gained by these outliers",
             f"{f.paper('ccm_gaussian', 'celeba') - f.paper('mle', 'celeba'):+.1f}",
             _text(f.gain("ccm_gaussian", "celeba"), "+.1f"),
-            long_runs.long_gain(f, "celeba"),
+            _text(f.long_gain("celeba", "cifar10"), "+.1f"),
         ],
     ]
     n = f.cell_counts()
@@ -369,8 +368,9 @@ def headline(profile: str = facts.PROFILE) -> str:
         f"CIFAR-10 as ID, AUROC in percent (the chance that an OOD image scores higher than an ID image; 50 is a "
         f"coin), by −log p(z), eq. (4). CCM is CutPaste, CutMix or MixUp, Gaussian a blur; C(x) is the size of the "
         f"image as lossless JPEG2000. [95 % interval], over seeds and test draws, with one seed over test draws alone. "
-        f"Of the {printed} cells of Tables 2 and 3, {n['all']} were run with {f.trained_on('cifar10'):,} images and "
-        f"{epochs} epochs: {n['agrees']} agree with the paper, {differ} differ, {n['cannot tell']} cannot be told "
+        f"The last column has another draw of test images, which is why −C(x) differs. Of the {printed} cells of "
+        f"Tables 2 and 3, {n['all']} were run with {f.trained_on('cifar10'):,} images (iSUN {f.trained_on('isun'):,}) "
+        f"and {epochs} epochs: {n['agrees']} agree with the paper, {differ} differ, {n['cannot tell']} cannot be told "
         f"yet. [What was trained at the paper's size](RESULTS.md#were-twelve-epochs-enough) has a chapter of its own."
     )
     head = [
