@@ -86,6 +86,12 @@ if folder is None:
     x_held = datasets.load("photo", "test").drawn(500, P.seed).x
 else:
     x = folder.tensor(P.limit)
+    if len(x) < 24:
+        raise ValueError(
+            f"expected at least 24 ID images that can be read (20 are held out), got {len(x)}; add more"
+        )
+    if test is not None:  # deep pictures in the range of ID
+        test = Folder(P.test_folder, size=P.size, **folder.how_again())
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(P.seed))
     n_held = max(len(x) // 4, 20)  # the diagnosis refuses fewer
     x_train, x_held = x[order[n_held:]], x[order[:n_held]]
@@ -221,6 +227,8 @@ kept = (detector.predict(x_held[half:]) == 1).mean()
 print(
     f"gamma = {detector.threshold_.gamma:.4g} nats keeps {kept:.1%} of the other half of the held-out ID images"
 )
+if folder is not None:
+    detector.pictures_ = folder.how_again()  # how to read a path it is given later
 detector.save(sheet.folder / "detectors" / "your_own_flow")
 loaded = Detector.load(sheet.folder / "detectors" / "your_own_flow")
 assert (loaded.ood_score(x_held[:20]) == detector.ood_score(x_held[:20])).all()
@@ -264,6 +272,11 @@ Pick one, or upload your own where this page is live: what the detector sees of 
 
 # %%
 id_scores = detector.ood_score(x_held[half:])
+top = None if folder is None else folder.how_again()["top"]  # of deep pictures, as ID was read
+
+
+def read(source, name):
+    return inputs.picture(source, size=P.size, top=top, name=name)
 
 
 def draw_row(left, right, picture, row):
@@ -277,7 +290,7 @@ def draw_row(left, right, picture, row):
 
 # %%
 def score_picture(pictures):
-    seen = {name: inputs.picture(source, size=P.size, name=name) for name, source in pictures.items()}
+    seen = {name: read(source, name) for name, source in pictures.items()}
     rows = detector.explain(seen, id_scores)
     how = {"rows": len(rows), "columns": 2, "width_ratios": (1, 6), "sharex": "col"}
     fig, axes = figures.figure("wide", height=0.75 * len(rows) + 0.5, **how)
@@ -300,7 +313,7 @@ r"""
 # %%
 def picture_of(name):
     if test is not None:
-        return inputs.picture(test.folder / name, size=P.size, name=name)
+        return read(test.folder / name, name)
     group, _, k = name.rpartition("/")
     return judged_sets[group][int(k)]
 

@@ -25,6 +25,7 @@ __all__ = [
     "as_flow",
     "bare",
     "check_flow",
+    "finite",
     "fitting",
     "log_densities_of",
     "log_px_of",
@@ -53,6 +54,7 @@ class Adapted(nn.Module):
     ):
         super().__init__()
         self.flow, self.how = bare(flow)
+        self.training = self.flow.training
         self.flatten, self._kind = flatten, kind
         self.register_buffer("shift", torch.as_tensor(0.0 if shift is None else shift, dtype=torch.float64))
         self.register_buffer("scale", torch.as_tensor(1.0 if scale is None else scale, dtype=torch.float64))
@@ -76,12 +78,8 @@ class Adapted(nn.Module):
             TypeError, FlowError: see `protocols.kind_of` and `protocols.check_condition`.
         """
         if self._kind is None:
-            was_training = self.training
-            few = self.eval()._scaled(x[:2])[0]
-            try:
-                self._kind = protocols.kind_of(self.flow, few)
-            finally:
-                self.train(was_training)
+            with check.evaluated(self):
+                self._kind = protocols.kind_of(self.flow, self._scaled(x[:2])[0])
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,9 +224,13 @@ def check_flow(flow: Any, x: Any, *, n: int = 8, seed: int = 0) -> dict[str, Any
 
 
 @torch.no_grad()
-def log_px_of(flow: Any, data: Any, *, batch_size: int = 64) -> np.ndarray:
-    """log p_X of many samples in nats, float64 (n,): a folder or a data set is streamed, bytes at their bin's centre.
+def log_px_of(flow: Any, data: Any, *, batch_size: int = 64, strict: bool = True) -> np.ndarray:
+    """log p_X of many samples in nats, float64 (n,): a folder is streamed, bytes are taken at their bin's centre.
 
+    The flow is asked in eval mode, and is in its own mode afterwards.
+
+    Args:
+        strict: refuse nan and infinity. Else they become -inf: a sample so far out that its density overflows.
     Raises:
         ValueError: nan or infinity; says for how many and which comes first.
 
@@ -236,28 +238,36 @@ def log_px_of(flow: Any, data: Any, *, batch_size: int = 64) -> np.ndarray:
     >>> log_px_of(vector_flow(4, blocks=2, hidden=8), torch.zeros(100, 4)).shape
     (100,)
     """
-    flow = as_flow(flow).eval()
-    parts = [
-        flow.log_prob(_floats(flow, part)).double().cpu().numpy() for part in inputs.batches(data, batch_size)
-    ]
-    return _finite(np.concatenate(parts))
+    flow = as_flow(flow)
+    with check.evaluated(flow):
+        parts = [
+            flow.log_prob(_floats(flow, part)).double().cpu().numpy()
+            for part in inputs.batches(data, batch_size)
+        ]
+    found = np.concatenate(parts)
+    return finite(found) if strict else _far_out(found)
 
 
 @torch.no_grad()
-def log_densities_of(flow: Any, data: Any, *, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+def log_densities_of(
+    flow: Any, data: Any, *, batch_size: int = 64, strict: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """(log p_Z, log p_X) of many samples in nats; see `log_px_of`.
 
     Raises:
         FlowError: the flow shows no z.
     """
-    flow = as_flow(flow).eval()
-    parts = [
-        torch.stack(flow.log_densities(_floats(flow, part))).double().cpu().numpy()
-        for part in inputs.batches(data, batch_size)
-    ]
-    both = np.concatenate(parts, 1)
-    _finite(both[1])
-    return both[0], both[1]
+    flow = as_flow(flow)
+    with check.evaluated(flow):
+        parts = [
+            torch.stack(flow.log_densities(_floats(flow, part))).double().cpu().numpy()
+            for part in inputs.batches(data, batch_size)
+        ]
+    log_pz, log_px = np.concatenate(parts, 1)
+    if strict:
+        finite(log_px)
+        return log_pz, log_px
+    return _far_out(log_pz), _far_out(log_px)
 
 
 def fitting(flow: nn.Module, x: Tensor) -> Tensor:
@@ -299,7 +309,16 @@ def _floats(flow: nn.Module, x: Tensor) -> Tensor:
     return dequantise(x) if x.dtype == torch.uint8 else _cast(flow, x)
 
 
-def _finite(log_px: np.ndarray) -> np.ndarray:
+def _far_out(log_p: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(log_p), log_p, -np.inf)
+
+
+def finite(log_px: np.ndarray) -> np.ndarray:
+    """The log-densities as they are.
+
+    Raises:
+        ValueError: nan or infinity; says for how many and which comes first.
+    """
     bad = ~np.isfinite(log_px)
     if bad.any():
         raise ValueError(

@@ -238,9 +238,15 @@ def bias_report(
     x_id = inputs.check_samples(inputs.sample_of(id_data, limit or 10**9, name="ID data"))
     flow = adapt.as_flow(flow, None if isinstance(flow, Flow) else x_id)  # ours need no check
     sets = {ID: x_id}
+    columns = _columns(id_data)
     for name, data in ood_data.items():
         if name == ID:
             raise ValueError(f"expected another name than {ID!r} for an OOD set; rename it")
+        if None not in (columns, theirs := _columns(data)) and columns != theirs:
+            raise ValueError(
+                f"expected {name} with the columns of the ID data in their order, {columns}, got {theirs}; give "
+                f"the frame [{columns}]"
+            )
         x = inputs.sample_of(data, limit or 10**9, name=name)
         if x.shape[1:] != x_id.shape[1:] or (x.dtype == torch.uint8) != (x_id.dtype == torch.uint8):
             raise ValueError(
@@ -394,7 +400,13 @@ def _values(made: ArrayLike, n: int, name: str) -> np.ndarray:
     values = np.asarray(made, dtype=np.float64)
     if values.shape != (n,):
         raise ValueError(f"expected one complexity per sample of {name}, ({n},), got {values.shape}")
+    if bad := int((~np.isfinite(values)).sum()):
+        raise ValueError(f"expected finite complexities of {name}, got {bad} of {n} that are not")
     return values
+
+
+def _columns(data: Any) -> list[Any] | None:
+    return list(data.columns) if hasattr(data, "columns") and hasattr(data, "iloc") else None
 
 
 def _list(frame: pd.DataFrame, column: str = "auroc") -> str:

@@ -19,9 +19,14 @@ def plan_for(x: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
     Args:
         settings: with blocks, hidden and seed.
     Raises:
-        ValueError: neither 8-bit images nor rows of two columns or more.
+        ValueError: neither 8-bit images nor rows of two columns or more; grey images with an odd side.
     """
     if x.dtype == torch.uint8:
+        if x.shape[1] == 1 and (x.shape[2] % 2 or x.shape[3] % 2):
+            raise ValueError(
+                f"expected grey images with even sides, which can be squeezed into channels, got {x.shape[2]}x"
+                f"{x.shape[3]}; crop or pad them by a pixel, or read files by Folder(size=...)"
+            )
         squeeze = int(x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0)
         plan: dict[str, Any] = {"type": "image_flow", "shape": list(x.shape[1:]), "squeeze": squeeze}
     elif x.ndim == 2 and x.shape[1] >= 2:

@@ -6,14 +6,16 @@ nothing: a few samples are enough to find out before.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["DENSE", "Density", "FlowError", "measured"]
+__all__ = ["DENSE", "Density", "FlowError", "evaluated", "measured"]
 
 DENSE = 128  # dimensions up to which the whole Jacobian is formed
 
@@ -25,19 +27,29 @@ class FlowError(ValueError):
 class Density(Protocol):
     """What is checked. x comes as floats, in the units the flow is given them."""
 
-    training: bool
-
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(z, ladj)."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p_X."""
 
+    def modules(self) -> Iterator[nn.Module]:
+        """As in torch."""
+
     def eval(self) -> Any:
         """As in torch."""
 
-    def train(self, mode: bool = True) -> Any:
-        """As in torch."""
+
+@contextlib.contextmanager
+def evaluated(flow: Density) -> Iterator[None]:
+    """The flow in eval mode; afterwards every module is in the mode it was in, also a layer that was frozen alone."""
+    modes = [(module, module.training) for module in flow.modules()]
+    flow.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def measured(flow: Density, x: Tensor, *, has_latent: bool, on_features: bool, seed: int) -> dict[str, Any]:
@@ -51,9 +63,7 @@ def measured(flow: Density, x: Tensor, *, has_latent: bool, on_features: bool, s
     Raises:
         FlowError: with what was expected, what came and the likely mistake.
     """
-    was_training = flow.training
-    flow.eval()
-    try:
+    with evaluated(flow):
         d = x[0].numel()
         if has_latent:
             _check_pair(flow, x, None if on_features else d)
@@ -64,8 +74,6 @@ def measured(flow: Density, x: Tensor, *, has_latent: bool, on_features: bool, s
         if on_features:
             return found | {"determinant": "on features", "gap": math.nan}
         return found | _check_determinant(flow, x, d, seed)
-    finally:
-        flow.train(was_training)
 
 
 def _check_pair(flow: Density, x: Tensor, d: int | None) -> None:
@@ -153,7 +161,7 @@ def _check_determinant(flow: Density, x: Tensor, d: int, seed: int) -> dict[str,
         with torch.no_grad():
             said = exact(x)[1].double()
         if d <= DENSE:
-            seen, error = _dense_ladj(exact, x), torch.zeros(k, dtype=torch.float64)
+            seen, error = _dense_ladj(exact, x), torch.zeros(k, dtype=torch.float64, device=x.device)
         else:
             k = 1
             seen, error = _estimated_ladj(exact, x[:1], seed)
@@ -258,4 +266,4 @@ def _estimated_ladj(
     each = after(t.shape[1])
     # Gauss quadrature comes down to the logarithm from above: what the second half of the steps took off says how far
     drift = (after(max(1, t.shape[1] // 2)) - each).mean().abs()
-    return each.mean()[None].cpu(), (5 * each.std() / math.sqrt(probes) + 3 * drift)[None].cpu()
+    return each.mean()[None], (5 * each.std() / math.sqrt(probes) + 3 * drift)[None]

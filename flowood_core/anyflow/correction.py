@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -262,8 +263,8 @@ def chosen_outliers(
     if objective == "mle":
         return "none", None
     is_image = x.dtype == torch.uint8
-    if isinstance(outliers, Tensor):
-        return "pool", vectors.Pool(outliers if is_image else outliers.to(x.dtype))
+    if _is_data(outliers):
+        return "pool", vectors.Pool(_pooled(outliers, x))
     if callable(outliers):
         return getattr(outliers, "__name__", "callable"), outliers
     if outliers == "auto":
@@ -285,8 +286,23 @@ def chosen_outliers(
     return outliers, OUTLIERS[outliers]
 
 
+def _is_data(outliers: Any) -> bool:
+    return isinstance(outliers, Tensor | np.ndarray) or hasattr(outliers, "iloc")
+
+
+def _pooled(outliers: Any, x: Tensor) -> Tensor:
+    """Outliers made beforehand, as samples like x."""
+    given = str(getattr(outliers, "dtype", "floats")).removeprefix("torch.")  # a frame has many types
+    if (given == "uint8") != (x.dtype == torch.uint8):
+        raise ValueError(
+            f"expected outliers like the ID samples, {x.dtype}, got {given}; prepare both in the same way"
+        )
+    made = inputs.to_tensor(outliers, name="the outliers")
+    return made if x.dtype == torch.uint8 else made.to(x.dtype)
+
+
 def _check_name(outliers: Any) -> None:
-    if isinstance(outliers, Tensor) or callable(outliers):
+    if _is_data(outliers) or callable(outliers):
         return
     names = ("auto", "text", *OUTLIERS)
     if outliers in names:

@@ -228,11 +228,14 @@ class Detector(OutlierMixin, BaseEstimator):
     def fit_threshold(self, X: Any, *, keep: float | None = None) -> Self:
         """Fit gamma of eq. (6) anew on ID samples that training has not seen; the flow stays as it is."""
         keep = ranges.checked(keep=self.keep if keep is None else keep)["keep"]
-        self.threshold_ = Threshold.fit_quantile(np.asarray(self.ood_score(X)), keep)
+        scores = np.asarray(self.ood_score(X))
+        adapt.finite(-scores)
+        self.threshold_ = Threshold.fit_quantile(scores, keep)
         return self
 
     def _fused(self, x: Tensor, seed: int) -> neighbours.Fusion:
-        _, method = correction.chosen_outliers(self.outliers or "auto", "softplus", x, None, None)
+        kind = "auto" if self.outliers is None else self.outliers
+        _, method = correction.chosen_outliers(kind, "softplus", x, None, None)
         x_out = method(x, x.roll(1, 0), rng=_rng(seed))  # type: ignore[misc]
         return neighbours.Fusion.fit(self._quantities(x), self._quantities(x_out))
 
@@ -245,7 +248,10 @@ class Detector(OutlierMixin, BaseEstimator):
     # --- scores ------------------------------------------------------------------------------------------
 
     def ood_score(self, X: Any) -> np.ndarray | pd.Series:
-        """The score of each sample, float64 (n,): higher = more OOD. Files are streamed; see above for their names."""
+        """The score of each sample, float64 (n,): higher = more OOD. Files are streamed; see above for their names.
+
+        A sample so far out that its density overflows has the score inf, hence is OOD.
+        """
         check_is_fitted(self, "flow_")
         folder = self._folder(X)
         if folder is None:
@@ -330,20 +336,14 @@ class Detector(OutlierMixin, BaseEstimator):
         if self.fusion_ is not None:
             return self.fusion_.score(self._quantities(x))
         if self.kind == "pz":
-            return -adapt.log_densities_of(self.flow_, x)[0]
-        return -adapt.log_px_of(self.flow_, x)
+            return -adapt.log_densities_of(self.flow_, x, strict=False)[0]
+        return -adapt.log_px_of(self.flow_, x, strict=False)
 
     # --- what comes in -----------------------------------------------------------------------------------
 
     def _folder(self, X: Any) -> folders.Folder | None:
-        """Files as a `Folder`: of a path read as the folder of `fit` was, at the size of the samples."""
-        is_path = isinstance(X, str | os.PathLike | list | tuple)
-        if not is_path or not hasattr(self, "shape_") or self.shape_ is None or len(self.shape_) != 3:
-            return inputs.folder_of(X)
-        if (found := inputs.folder_of(X)) is None:
-            return None
-        how = {"mode": "L" if self.shape_[0] == 1 else "RGB"} | (getattr(self, "pictures_", None) or {})
-        return folders.Folder(X, size=self.shape_[1:], **how) if found.shape != self.shape_ or how else found
+        """Files as a `Folder`, read as those of `fit` were."""
+        return inputs.folder_like(X, getattr(self, "shape_", None), getattr(self, "pictures_", None))
 
     def _read(self, X: Any, *, is_new: bool) -> Tensor:
         """X as a tensor; tables are looked at by scikit-learn's rules (names, number of columns, sparse, empty)."""
@@ -367,16 +367,17 @@ class Detector(OutlierMixin, BaseEstimator):
         return x
 
     def _checked(self, x: Tensor) -> Tensor:
-        if self.shape_ is None:  # of_flow: the first samples say it
-            if len(x) > 1:
-                adapt.check_flow(self.flow_, x)
-            self.shape_ = tuple(x.shape[1:])
-        is_bytes = self.dtype_ == "uint8"
-        if tuple(x.shape[1:]) != self.shape_ or (x.dtype == torch.uint8) != is_bytes:
+        shape = (
+            tuple(x.shape[1:]) if self.shape_ is None else self.shape_
+        )  # of_flow: the first samples say it
+        if tuple(x.shape[1:]) != shape or (x.dtype == torch.uint8) != (self.dtype_ == "uint8"):
             raise ValueError(
-                f"expected samples like those of fit, {self.shape_} of {self.dtype_}, got {tuple(x.shape[1:])} of "
+                f"expected samples like those of fit, {shape} of {self.dtype_}, got {tuple(x.shape[1:])} of "
                 f"{x.dtype}; prepare both in the same way"
             )
+        if self.shape_ is None:
+            adapt.check_flow(self.flow_, x) if len(x) > 1 else adapt.log_px_of(self.flow_, x)
+            self.shape_ = shape  # only now: samples that the flow refuses do not say it
         return x
 
     # --- files -------------------------------------------------------------------------------------------

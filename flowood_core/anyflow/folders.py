@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -101,6 +102,14 @@ class Folder:
         """The parameters, size excepted, that read another folder as this one was read; its range if it needed one."""
         return {"mode": self.mode, "fit": self.fit, "top": self.top or self._range or None}
 
+    def in_range(self, top: float | None) -> Folder:
+        """The same files, their deep pictures in the range of another folder (`how_again`), unless `top` was given."""
+        if top is None or self.top is not None:
+            return self
+        alike = copy.copy(self)  # what could not be read is noted in both
+        alike.top = alike._range = top
+        return alike
+
     def batches(self, batch_size: int = 64) -> Iterator[Tensor]:
         """uint8 (b, c, h, w), file order."""
         for _, x in self.named_batches(batch_size):
@@ -140,10 +149,10 @@ class Folder:
         if limit is not None and limit < len(self):
             index = np.linspace(0, len(self) - 1, limit).astype(int)
         names = [self.names[i] for i in index]
-        read = {name: self._read(self.paths[i], name) for i, name in zip(index, names, strict=True)}
-        found = {name: image for name, image in read.items() if image is not None}
+        read = [(name, self._read(self.paths[i], name)) for i, name in zip(index, names, strict=True)]
+        found = [(name, image) for name, image in read if image is not None]
         self._say(names, len(found))
-        return list(found), torch.from_numpy(np.stack(list(found.values())))
+        return [name for name, _ in found], torch.from_numpy(np.stack([image for _, image in found]))
 
     def tensor(self, limit: int | None = None) -> Tensor:
         """The images of `sample`."""

@@ -33,6 +33,7 @@ __all__ = [
     "count_duplicates",
     "csv_column",
     "embed",
+    "folder_like",
     "folder_of",
     "narrowed",
     "picture",
@@ -129,6 +130,21 @@ def folder_of(data: Any) -> Folder | None:
         isinstance(p, str) and len(p) < 4096 and Path(p).suffix.lower() in SUFFIXES for p in data
     )
     return Folder(data) if are_images else None
+
+
+def folder_like(data: Any, shape: tuple[int, ...] | None, how: Mapping[str, Any] | None) -> Folder | None:
+    """`folder_of`, read as an earlier folder was: a path at the size of its samples and with `Folder.how_again`.
+
+    A `Folder` keeps its own size, mode and fit; its deep pictures share the earlier range, unless it names its own.
+    """
+    how = dict(how or {})
+    if (found := folder_of(data)) is None:
+        return None
+    if isinstance(data, Folder):
+        return found.in_range(how.get("top"))
+    if shape is None or len(shape) != 3 or (found.shape == shape and not how):
+        return found
+    return Folder(data, size=shape[1:], **{"mode": "L" if shape[0] == 1 else "RGB"} | how)
 
 
 def texts_of(data: Any, name: str = "data", *, is_wanted: bool = True) -> list[str] | None:

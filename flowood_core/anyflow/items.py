@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 __all__ = ["stacked"]
 
@@ -33,8 +33,11 @@ def stacked(data: Any, limit: int | None, layout: str | None, name: str, numbers
     for item in items:
         sample, label = _parts(item, is_loose, name)
         x = sample if isinstance(sample, Tensor) else numbers(_array(sample, name))
-        is_batch = _is_batch(x, label, name) if are_batches is None else are_batches
-        rows.extend(x) if is_batch else rows.append(x)
+        if (
+            are_batches is None
+        ):  # the first item tells; the last batch may be as short as a picture has channels
+            are_batches = _is_batch(x, label, name)
+        rows.extend(x) if are_batches else rows.append(x)
     if not rows:
         raise ValueError(f"expected {name} with at least one sample, got an empty {type(data).__name__}")
     shapes = {tuple(row.shape) for row in rows}
@@ -51,7 +54,8 @@ def _items(data: Any, limit: int | None, layout: str | None, name: str) -> tuple
     if isinstance(data, DataLoader):
         return iter(data), data.batch_sampler is not None
     asked = {"batches": True, "samples": False}.get(layout or "")
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+    is_indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    if is_indexed and not isinstance(data, IterableDataset):
         n = len(data)
         index = range(n) if limit is None or limit >= n else np.linspace(0, n - 1, limit).astype(int).tolist()
         return (data[i] for i in index), asked or False
@@ -68,7 +72,7 @@ def _parts(item: Any, is_loose: bool, name: str) -> tuple[Any, Any]:
         raise TypeError(
             f"expected samples or (sample, label) as items of {name}, got a dict with "
             f"{', '.join(map(repr, list(item)[:5]))}; give the entry that holds the samples, such as "
-            f"[item[{next(iter(item), 'image')!r}] for item in {name}]"
+            f"(item[{next(iter(item), 'image')!r}] for item in {name})"
         )
     if not isinstance(item, tuple | list) or not item:
         return item, None
@@ -93,9 +97,15 @@ def _parts(item: Any, is_loose: bool, name: str) -> tuple[Any, Any]:
 
 
 def _is_batch(x: Tensor, label: Any, name: str) -> bool:
-    """Whether an iterator's item is a batch."""
+    """Whether an iterator's items are batches, by the first of them."""
     if label is not None:
         labels = np.shape(label)
+        if x.ndim == 3 and len(x) in (1, 3) and labels == (len(x),):
+            raise ValueError(
+                f"expected an iterator over {name} whose items tell what they are, got {tuple(x.shape)} with "
+                f"{len(x)} labels: that many grey pictures, or one picture and a vector for its label? Say "
+                "inputs.to_tensor(data, layout='batches') or layout='samples'"
+            )
         return len(labels) > 0 and x.ndim > 1 and labels[0] == len(x)
     if x.ndim < 2 or (x.ndim == 2 and x.dtype == torch.uint8):
         return False

@@ -360,7 +360,8 @@ def fit_each(levels: Mapping[str, FeatureLevel], x: Tensor, outliers: Any) -> No
         return
     kind = "auto" if outliers is None else outliers
     _, method = correction.chosen_outliers(kind, "softplus", x, None, None)
-    of = {STATISTICS: graded.for_images(x)} if kind == "auto" and STATISTICS in levels else {}
+    is_auto = isinstance(kind, str) and kind == "auto"
+    of = {STATISTICS: graded.for_images(x)} if is_auto and STATISTICS in levels else {}
     for name, level in levels.items():
         level.fit(x, None if outliers is None else of.get(name, method))
 
