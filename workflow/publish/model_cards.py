@@ -132,7 +132,10 @@ def _sentence(run: runs.Run) -> str:
 
 def _battery() -> str:
     """What the same training leaves of the battery of 03_1_beyond, which has CIFAR-10 as ID and three seeds."""
-    table = pd.read_csv(paths.profile_dir("sample") / "tables" / "battery_below.csv")
+    path = paths.profile_dir(PROFILE) / "tables" / "battery_below.csv"
+    if not path.is_file():
+        return "The larger battery of `03_1_beyond` was not run."
+    table = pd.read_csv(path)
     row = table.set_index(["training", "score"]).loc[("flowood", "pz")]
     worst = ", ".join(f"{kind} {auroc}" for kind, auroc, _ in markdown.kinds_of(row["worst"]))
     return (
