@@ -130,6 +130,7 @@ The whole listing is checked against the sha256 that the runs recorded. Written 
 {rows}
 """
 KNOWN = {
+    "celeba": "CelebA's file number",
     "cifar10": "in the official split",
     "isun": "file number in ODIN's iSUN",
     "cifar100": "row here; the split was drawn anew",
