@@ -7,8 +7,7 @@ from flowood_core.runs import Run, grid, over_epochs
 from workflow.publish import markdown
 from workflow.publish.facts import Facts, n_train
 
-__all__ = ["deviations_table", "length_table", "long_cell", "long_hours", "long_run_words",
-           "long_table"]  # fmt: skip
+__all__ = ["deviations_table", "length_table", "long_cell", "long_hours", "long_table"]
 
 # of profile paper; what "length" alone has is RO with a pool at hand (A18)
 TABLES = ("table_2", "table_3", "length")
@@ -78,15 +77,6 @@ def long_hours(f: Facts) -> str:
     """Shortest and longest training of the paper's size, in hours: "0.3 to 7.6"."""
     hours = [r.metrics["seconds"]["training"] / 3600 for r in _done()]
     return f"{min(hours):.1f} to {max(hours):.1f}"
-
-
-def long_run_words(f: Facts, method: str, id: str = "cifar10") -> str:
-    """How far a training of the paper's size has come, by the last epoch at which it was measured."""
-    label = {"mle": "Maximum likelihood", "ccm_gaussian": "CCM+Gaussian"}[method]
-    last = f.epochs(method, id)[-1]
-    return (
-        f"{label} is done." if last == 500 else f"{label} is on its way: measured up to epoch {last} of 500."
-    )
 
 
 def deviations_table(f: Facts) -> str:
