@@ -7,7 +7,7 @@ For a vector-valued f the phrase has several readings, and they differ by orders
 - `spectral`: largest singular value of dz/dx, the only one that bounds |f(x) - f(x')| locally.
 
 All are batched, one value per sample, in latent units per unit of x: with pixels in [0, 1], a step of one
-grey level is 1/255 of it. Samples are independent, so one backward pass serves a whole batch.
+grey level is 1/256 of it (`flow.dequantise`, A11). Samples are independent, so one backward pass serves a whole batch.
 """
 
 from collections.abc import Callable

@@ -167,6 +167,10 @@ def load(name: str, split: str, size: int = SIDE) -> ImageSet:
     if base in datasets.EMBEDDED:
         if size != datasets.SIDE:
             raise ValueError(f"expected size {datasets.SIDE} for the embedded set {base!r}, got {size}")
+        if bad:
+            raise MissingData(
+                f"the embedded set {base!r} has no OOD part; name another set, such as 'digits'"
+            )
         return datasets.load(base, split)
     if bad and split == "train":
         raise ValueError(

@@ -56,7 +56,10 @@ def tested(spec: Spec, load: Load, name: str) -> ImageSet:
 
 def fitting_images(spec: Spec, data: Images, outliers: Outliers) -> dict[str, Tensor]:
     """See `Spec.fitting`."""
-    x, partner = (data.train.drawn(spec.n_test or 1000, seed).x for seed in (1, 2))
+    n = spec.n_test or 1000
+    x, partner = (data.train.drawn(n, seed).x for seed in (1, 2))
+    if len(data.train) <= n:  # the whole set both times: no image is its own partner
+        partner = x.roll(1, 0)
     rng = torch.Generator().manual_seed(spec.seed)
     return {"train": x, "synthetic": outliers(x, partner, rng=rng)}
 

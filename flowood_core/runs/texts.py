@@ -9,6 +9,7 @@ import pydantic
 from torch import Tensor
 
 from flowood_core import train
+from flowood_core.datasets import MissingData
 from flowood_core.flow import Flow, densities, vector_flow
 from flowood_core.runs import text_features
 from flowood_core.runs.spec import Outliers, Spec, Training
@@ -42,7 +43,10 @@ class Texts(Spec):
         return text_features.text_data(self)
 
     def test_set(self, name: str) -> FeatureSet:
-        return text_features.text_data(self.model_copy(update={"ood": (name,)})).test[name]
+        found = text_features.text_data(self.model_copy(update={"ood": (name,)}))
+        if name not in found.test:
+            raise MissingData(f"expected the texts of {name!r}, which are not here; see data/README.md")
+        return found.test[name]
 
     def flow(self, shape: tuple[int, ...]) -> Flow:
         (d,) = shape
