@@ -70,7 +70,7 @@ def _train_missing(chosen: argparse.Namespace) -> int:
         print(f"{chosen.profile}: {len(specs)} runs, {len(missing)} to train on {runs.device()}", flush=True)
         began = time.monotonic()
         runs.run_together(missing, at_once=chosen.at_once)
-    except (ValueError, runs.RunError, FloatingPointError, FileNotFoundError, LookupError) as error:
+    except (ValueError, runs.RunError, FloatingPointError, FileNotFoundError, *runs.NOT_HERE) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"done in {time.monotonic() - began:.0f} s; make reproduce PROFILE={chosen.profile} does the rest")

@@ -91,7 +91,7 @@ else:
             f"expected at least 24 ID images that can be read (20 are held out), got {len(x)}; add more"
         )
     if test is not None:  # deep pictures in the range of ID
-        test = Folder(P.test_folder, size=P.size, **folder.how_again())
+        test = test.in_range(folder.how_again()["top"])
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(P.seed))
     n_held = max(len(x) // 4, 20)  # the diagnosis refuses fewer
     x_train, x_held = x[order[n_held:]], x[order[:n_held]]

@@ -245,7 +245,7 @@ def bias_report(
         if None not in (columns, theirs := _columns(data)) and columns != theirs:
             raise ValueError(
                 f"expected {name} with the columns of the ID data in their order, {columns}, got {theirs}; give "
-                f"the frame [{columns}]"
+                f"its frame[{columns}]"
             )
         x = inputs.sample_of(data, limit or 10**9, name=name)
         if x.shape[1:] != x_id.shape[1:] or (x.dtype == torch.uint8) != (x_id.dtype == torch.uint8):

@@ -128,8 +128,8 @@ def correct(
             switched on here, whatever the caller has switched off.
         id_data: in-distribution samples; see `inputs.to_tensor`. uint8 images reach the flow as floats in [0, 1].
         outliers: "auto"; a name of `OUTLIERS`; "text" for texts with an encoder (shorter and simpler texts, section
-            2.2.2); a tensor, from which outliers are drawn; or your own `(x, partner, *, rng) -> x_out`, where
-            partner holds one other ID sample for each.
+            2.2.2); a tensor, array or frame of samples like the ID ones, from which outliers are drawn; or your own
+            `(x, partner, *, rng) -> x_out`, where partner holds one other ID sample for each.
         objective: "softplus" is eq. (3); "hinge" its limit without a transition; "mle" no outliers at all.
         tau: threshold of eq. (3) in nats; None: 0 for images, which is the paper, else from the ID log-density,
             see `choose_tau`.
@@ -309,7 +309,8 @@ def _check_name(outliers: Any) -> None:
         return
     near = ranges.nearest(outliers, names)
     raise ValueError(
-        f"expected outliers to be one of {', '.join(names)}, a tensor, or a function (x, partner, *, rng) -> x_out, "
+        f"expected outliers to be one of {', '.join(names)}, a tensor, an array, a frame, or a function "
+        "(x, partner, *, rng) -> x_out, "
         f"got {outliers!r}" + (f"; did you mean {near!r}?" if near else "")
     )
 

@@ -367,16 +367,18 @@ class Detector(OutlierMixin, BaseEstimator):
         return x
 
     def _checked(self, x: Tensor) -> Tensor:
-        shape = (
-            tuple(x.shape[1:]) if self.shape_ is None else self.shape_
-        )  # of_flow: the first samples say it
+        # of_flow: the first samples say their shape
+        shape = tuple(x.shape[1:]) if self.shape_ is None else self.shape_
         if tuple(x.shape[1:]) != shape or (x.dtype == torch.uint8) != (self.dtype_ == "uint8"):
             raise ValueError(
                 f"expected samples like those of fit, {shape} of {self.dtype_}, got {tuple(x.shape[1:])} of "
                 f"{x.dtype}; prepare both in the same way"
             )
         if self.shape_ is None:
-            adapt.check_flow(self.flow_, x) if len(x) > 1 else adapt.log_px_of(self.flow_, x)
+            if len(x) > 1:
+                adapt.check_flow(self.flow_, x)
+            else:
+                adapt.log_px_of(self.flow_, x)
             self.shape_ = shape  # only now: samples that the flow refuses do not say it
         return x
 

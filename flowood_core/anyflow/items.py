@@ -33,9 +33,8 @@ def stacked(data: Any, limit: int | None, layout: str | None, name: str, numbers
     for item in items:
         sample, label = _parts(item, is_loose, name)
         x = sample if isinstance(sample, Tensor) else numbers(_array(sample, name))
-        if (
-            are_batches is None
-        ):  # the first item tells; the last batch may be as short as a picture has channels
+        if are_batches is None:
+            # the first item tells for all: a last batch may be as short as a picture has channels
             are_batches = _is_batch(x, label, name)
         rows.extend(x) if are_batches else rows.append(x)
     if not rows:

@@ -124,21 +124,19 @@ def draw_epochs(
     ax: Axes,
     frame: pd.DataFrame,
     *,
-    by: str,
     labels: Mapping[str, str] | None = None,
     printed: Mapping[str, float] | None = None,
     alone: float | None = None,
 ) -> Axes:
-    """One quantity against the epochs of a training, on a log scale: a line with its intervals for each of `by`.
+    """One quantity against the epochs of a training, on a log scale: a line with its intervals for each method.
 
     Args:
-        frame: rows of `benchmark_tables.epochs` of one quantity: epoch, value, low, high and the column `by`.
-        by: "method" or "ood".
-        printed: the paper's value for each of `by`, a hollow diamond at its 500 epochs.
+        frame: rows of `benchmark_tables.epochs` of one quantity: epoch, method, value, low, high.
+        printed: the paper's value for each method, a hollow diamond at its 500 epochs.
         alone: what -C(x) has without a flow, a dashed line.
     """
-    colours = colours_of(frame[by].unique())
-    for name, part in frame.sort_values("epoch").groupby(by, sort=False):
+    colours = colours_of(frame["method"].unique())
+    for name, part in frame.sort_values("epoch").groupby("method", sort=False):
         reach = np.stack([part["value"] - part["low"], part["high"] - part["value"]]).clip(0)
         ax.errorbar(
             part["epoch"], part["value"], reach, fmt="o-", ms=3.5, lw=1.3, capsize=2, color=colours[name],

@@ -3,7 +3,7 @@
 from flowood_core.runs.evaluate import score_arrivals
 from flowood_core.runs.folder import RunError, RunFolder
 from flowood_core.runs.kinds import Kind, read
-from flowood_core.runs.machine import available, device, run_or_load, run_together
+from flowood_core.runs.machine import NOT_HERE, available, device, run_or_load, run_together
 from flowood_core.runs.maps import Maps
 from flowood_core.runs.pixels import Pixels
 from flowood_core.runs.provenance import peak_memory_mb, provenance
@@ -12,6 +12,7 @@ from flowood_core.runs.spec import Spec
 from flowood_core.runs.texts import Texts
 
 __all__ = [
+    "NOT_HERE",
     "Kind",
     "Maps",
     "Pixels",

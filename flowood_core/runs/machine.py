@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from flowood_core import datasets, train
 from flowood_core.engine import compiled
+from flowood_core.features.backbones import BackboneError
 from flowood_core.features.encoders import MissingWeights
 from flowood_core.flow import Flow
 from flowood_core.runs.evaluate import evaluate, score_arrivals
@@ -24,12 +25,13 @@ from flowood_core.runs.run import Run
 from flowood_core.runs.spec import FORMAT, Data, Spec, Training
 from flowood_core.system import paths
 
-__all__ = ["KEPT_EPOCHS", "available", "device", "run_or_load", "run_together"]
+__all__ = ["KEPT_EPOCHS", "NOT_HERE", "available", "device", "run_or_load", "run_together"]
 
 CHECKPOINT_EVERY_S = 20.0
 # of trainings longer than that; what a longer training buys can be read off them
 KEPT_EPOCHS = (12, 50, 100, 200)
-NOT_HERE = (datasets.MissingData, MissingWeights)
+# what a machine may lack for one run and have for the next
+NOT_HERE = (datasets.MissingData, MissingWeights, BackboneError)
 
 
 def run_or_load(spec: Spec, *, device_name: str | None = None, train_missing: bool = True) -> Run:
@@ -96,7 +98,7 @@ def available(specs: Iterable[Spec], *, train_missing: bool = True) -> tuple[lis
             absent[spec.run_id] = str(error).splitlines()[0]
         except datasets.MissingData as error:
             absent[spec.id] = str(error).splitlines()[0]
-        except MissingWeights as error:
+        except (MissingWeights, BackboneError) as error:
             absent[getattr(spec, "encoder", spec.run_id)] = str(error).splitlines()[0]
         except RunError as error:
             if train_missing:  # it could not be written
@@ -117,8 +119,8 @@ def run_together(
         device_name: as in `run_or_load`.
         at_once: how many to train side by side; 8 on a GPU and 1 on a processor, which is busy with one.
     Raises:
-        As `run_or_load`; `train.NonFinite`, `datasets.MissingData` and `MissingWeights` only after all other runs are
-        done, of the first that has none.
+        As `run_or_load`; `train.NonFinite` and what `NOT_HERE` names only after all other runs are done, that of the
+        first run which could not be made.
     """
     on = torch.device(device_name) if device_name else device()
     at_once = at_once or (8 if on.type == "cuda" else 1)

@@ -136,11 +136,11 @@ def test_two_seeds_are_drawn_in_place_of_their_interval_and_one_keeps_its_bar():
     assert "SVHN, without outliers" in left.get_legend_handles_labels()[1]
 
 
-def test_a_curve_over_epochs_has_a_line_for_each_set():
-    rows = [(e, o, v, v - 1, v + 1) for e, v in ((1, 40.0), (10, 60.0)) for o in ("svhn", "isun")]
+def test_a_curve_over_epochs_has_a_line_for_each_method():
+    rows = [(e, m, v, v - 1, v + 1) for e, v in ((1, 40.0), (10, 60.0)) for m in ("mle", "ro")]
     _, ax = figures.figure()
-    figures.draw_epochs(ax, pd.DataFrame(rows, columns=["epoch", "ood", "value", "low", "high"]), by="ood")
-    assert ax.get_legend_handles_labels()[1] == ["svhn", "isun"] and ax.get_xscale() == "log"
+    figures.draw_epochs(ax, pd.DataFrame(rows, columns=["epoch", "method", "value", "low", "high"]))
+    assert ax.get_legend_handles_labels()[1] == ["mle", "ro"] and ax.get_xscale() == "log"
     shown = [t.get_text() for t in ax.get_xticklabels(which="both")]
     assert shown == ["1", "10"], "the epochs that were measured, and no powers of ten that cover each other"
 
@@ -151,7 +151,7 @@ def test_beside_a_curve_over_epochs_stand_the_papers_value_and_complexity_alone(
         columns=["epoch", "method", "value", "low", "high"],
     )
     _, ax = figures.figure()
-    figures.draw_epochs(ax, rows, by="method", printed={"mle": 44.3, "ro": 90.0}, alone=95.5)
+    figures.draw_epochs(ax, rows, printed={"mle": 44.3, "ro": 90.0}, alone=95.5)
     diamonds = [line for line in ax.lines if line.get_marker() == "D" and len(line.get_xdata())]
     assert [tuple(line.get_xydata()[0]) for line in diamonds] == [(500, 44.3)], "none for a row nobody ran"
     assert [list(line.get_ydata()) for line in ax.lines if line.get_linestyle() == "--"] == [[95.5, 95.5]]

@@ -130,3 +130,18 @@ OLD = "bd6acc7a"
 def test_what_does_not_go_together_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         runs.read(TINY | {"model": "fastflow", "method": "mle", "backbone": "untrained"} | fields)
+
+
+def test_a_run_whose_backbone_is_not_here_leaves_the_others_to_their_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_DATA", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("FLOWOOD_OFFLINE", "1")
+    rows = [spec(backbone="wide_resnet50_2", epochs=1), spec(epochs=1)]
+    with (
+        pytest.warns(UserWarning, match=f"{rows[0].run_id} is left out"),
+        pytest.raises(runs.NOT_HERE) as told,
+    ):
+        runs.run_together(rows)
+    assert "What to do" in str(told.value) and runs.Run.read(rows[1]) is not None
+    found, absent = runs.available(rows)
+    assert [run.spec for run in found] == rows[1:] and list(absent) == [rows[0].run_id]

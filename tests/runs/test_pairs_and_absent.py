@@ -8,7 +8,7 @@ import torch
 from flowood_core import datasets
 from flowood_core.datasets import ImageSet, highdim
 from flowood_core.outliers import image
-from flowood_core.runs import evaluate, text_features
+from flowood_core.runs import evaluate
 from flowood_core.runs.images import Images, fitting_images
 from flowood_core.runs.texts import Texts
 
@@ -22,9 +22,15 @@ def test_no_image_is_its_own_partner_however_few_there_are(n_test):
     assert same.float().mean() < 0.1
 
 
-def test_a_corpus_that_is_still_not_here_is_no_error_when_a_finished_run_is_read(monkeypatch):
-    spec = Texts(id="stdlib_docs", method="mle", encoder="tfidf:8", ood=("imdb",), profile="nosuch")
-    monkeypatch.setattr(text_features, "text_data", lambda spec: SimpleNamespace(test={}, absent=["imdb"]))
+def test_a_corpus_that_is_still_not_here_is_no_error_when_a_finished_run_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWOOD_DATA", str(tmp_path))
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("FLOWOOD_OFFLINE", "1")
+    spec = Texts(
+        id="stdlib_docs", method="mle", encoder="tfidf:8", synonyms="none", ood=("help_pages", "imdb"),
+        n_train=60, n_test=20, profile="nosuch",
+    )  # fmt: skip
+    assert spec.data().absent == ["imdb"]
     with pytest.raises(datasets.MissingData, match="imdb"):
         spec.test_set("imdb")
     assert evaluate._arrived(spec, "imdb") is None

@@ -59,7 +59,7 @@ def long_table(f: Facts, id: str) -> str:
 
 
 def long_cell(method: str, ood: str, id: str = "cifar10", score: str = "pz") -> str:
-    """AUROC of one training of the paper's size with its interval over test draws."""
+    """AUROC in percent of one training of the paper's size, with its interval over test draws."""
     found = [r for r in _done() if r.spec.id == id and r.spec.method == method]
     return _auroc(found[0], ood, score) if found else "not run"
 
