@@ -176,9 +176,9 @@ def load(name: str, split: str, size: int = SIDE) -> ImageSet:
         raise ValueError(
             f"expected split 'test' for the OOD part {name!r}, got 'train': it is never trained on"
         )
-    folder = _folder(base) / PLACES["bad" if bad else split]
-    files = sorted(p for p in folder.glob("*") if p.is_file() and not p.name.startswith("."))
-    x, skipped = _cached(files, size)
+    home = _folder(base)
+    folder = home / PLACES["bad" if bad else split]
+    x, skipped = _cached(_files(folder), size, [p for place in PLACES.values() for p in _files(home / place)])
     if len(x) == 0:
         raise MissingData(
             f"expected pictures ({', '.join(SUFFIXES)}) in {folder}, found none that can be read"
@@ -208,11 +208,16 @@ def expected(name: str) -> registry.Expected | None:
 # --- pictures ------------------------------------------------------------------------------------------------
 
 
-def _cached(files: list[Path], size: int) -> tuple[torch.Tensor, list[str]]:
-    facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*") if p.is_file() and not p.name.startswith("."))
+
+
+def _cached(files: list[Path], size: int, of_set: list[Path]) -> tuple[torch.Tensor, list[str]]:
+    """The pictures of one folder; deep ones in one range for the whole set, so that ID and OOD stay comparable."""
+    facts = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in of_set]
     parent = str(files[0].parent) if files else ""
     key = hashlib.sha256(
-        repr((parent, facts, size, decode.FILTER, "one range a folder", Image.__version__)).encode()
+        repr((parent, facts, size, decode.FILTER, "one range a set", Image.__version__)).encode()
     ).hexdigest()[:24]
     path = paths.outputs_root() / ".cache" / f"highdim-{key}.npz"
     try:
@@ -223,7 +228,7 @@ def _cached(files: list[Path], size: int) -> tuple[torch.Tensor, list[str]]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         pass
     pictures, skipped = [], []
-    top = decode.top_of_files(files)
+    top = decode.top_of_files(of_set)
     for file in files:
         try:
             pictures.append(decode.picture(file, (size, size), top=top))

@@ -144,6 +144,28 @@ def folder(root, files, place="train/good", name="mine"):
         (target / file).write_bytes(content)
 
 
+def deep_png(brightest):
+    values = np.full((16, 16), 800, np.uint16)
+    values[0, 0] = brightest
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_one_grey_level_is_one_value_in_every_part_of_a_set(root):
+    for place, brightest in (("train/good", 3000), ("test/good", 2000), ("test/bad", 900)):
+        folder(root, {"a.png": deep_png(brightest)}, place)
+    parts = [
+        highdim.load("mine", "train", 16),
+        highdim.load("mine", "test", 16),
+        highdim.load("mine_bad", "test", 16),
+    ]
+    assert {part.x[0, 0, 8, 8].item() for part in parts} == {round(800 * 255 / 4095)}
+    folder(root, {"b.png": deep_png(60_000)}, "test/bad")  # the range of the set grows, and no cache hides it
+    again = highdim.load("mine", "train", 16)
+    assert again.x[0, 0, 8, 8].item() == round(800 * 255 / 65535)
+
+
 def test_every_kind_of_picture_becomes_rgb(root):
     deep = io.BytesIO()
     Image.fromarray(np.full((16, 16), 65535 // 2, np.uint16)).save(deep, "PNG")
