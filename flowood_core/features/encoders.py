@@ -316,8 +316,15 @@ class TfidfSvd:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         texts = _checked(texts)
-        words = TfidfVectorizer(sublinear_tf=True, min_df=2 if len(texts) > 100 else 1)
-        weights = words.fit_transform(texts)
+        least = 2 if len(texts) > 100 else 1
+        words = TfidfVectorizer(sublinear_tf=True, min_df=least)
+        try:
+            weights = words.fit_transform(texts)
+        except ValueError as error:  # scikit-learn speaks of settings that nobody gave
+            raise ValueError(
+                f"expected words between blanks that occur in {least} or more of the {len(texts)} texts, got none; "
+                "for a language without blanks name a transformer of Hugging Face instead"
+            ) from error
         if min(weights.shape) <= self.d:
             raise ValueError(
                 f"expected more than {self.d} texts and words for as many components, got {weights.shape[0]} texts "

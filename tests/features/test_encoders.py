@@ -191,6 +191,10 @@ def test_tfidf_refuses_what_it_cannot_do():
         TfidfSvd(4).encode(["a"])
     with pytest.raises(ValueError, match="more than 64 texts and words"):
         TfidfSvd(64).fit(["some words", "other words"])
+    with pytest.raises(
+        ValueError, match="expected words between blanks that occur in 2 or more of the 120 texts"
+    ):
+        TfidfSvd(2).fit([f"{chr(0x4E00 + k)}\u5929\u6c14\u5f88\u597d" for k in range(120)])
     with pytest.raises(ValueError, match="tfidf:64, got 'tfidf:many'"):
         encoders.named("tfidf:many")
     with pytest.raises(ValueError, match="mean, cls, pooler"):
