@@ -45,9 +45,15 @@ from flowood_core.runs import grid
 
 P = params.check(globals(), notebook="03_1_benchmark_images")
 sheet = figures.start("03_1_benchmark_images", P)
-finished = {s.run_id: runs.run_or_load(s) for t in P.tables_wanted for s in grid.rows(P.profile, t)}
+rows = {s.run_id: s for t in P.tables_wanted for s in grid.rows(P.profile, t)}
+made, not_here = runs.available(rows.values())
+if not made:
+    raise datasets.MissingData("\n".join(["expected the data of a row, found none", *not_here.values()]))
+finished = {run.spec.run_id: run for run in made}
 name_of = datasets.LABELS | METHOD_LABELS
 print(f"{len(finished)} runs; {sheet.label}")
+for name, why in not_here.items():
+    print(f"not run: {name_of.get(name, name)}: {why}")
 
 # %% [markdown]
 r"""

@@ -21,8 +21,8 @@ def evaluate(spec: Spec, data: Data, flow: nn.Module) -> dict[str, Any]:
     """Scores of every set, written to scores.npz, and their metrics: AUROC and FPR95 with intervals, per score."""
     arrays = {name: spec.measure(flow, s.x) for name, s in data.test.items()}
     fitting = {name: spec.measure(flow, x) for name, x in spec.fitting(data).items()}
-    beside = data.beside()
-    RunFolder(spec).write_scores({n: of | beside.get(n, {}) for n, of in (arrays | fitting).items()})
+    known = {name: spec.known(s) for name, s in (data.test | {"train": data.train}).items()}
+    RunFolder(spec).write_scores({n: of | known.get(n, {}) for n, of in (arrays | fitting).items()})
     return {
         "d": flow.d,
         "shape": list(flow.shape),
@@ -53,10 +53,14 @@ def score_arrivals(run: Run) -> Run:
         content["complexity"] = content["complexity"] | {
             n: _moments(arrays[n]["complexity"]) for n in arrived
         }
+    if "text_complexity" in content:
+        content["text_complexity"] = content["text_complexity"] | {
+            n: s.complexity() for n, s in arrived.items()
+        }
     content["data"] = [*content["data"], *[s.facts() for s in arrived.values()]]
     content["absent"] = [name for name in run.absent if name not in arrived]
     content["scored_later"] = content.get("scored_later", {}) | dict.fromkeys(arrived, provenance())
-    folder.write_scores(arrays)
+    folder.write_scores(arrays | {n: arrays[n] | run.spec.known(s) for n, s in arrived.items()})
     folder.write_json("metrics.json", content)
     return Run.read(run.spec)
 

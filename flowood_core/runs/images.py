@@ -34,9 +34,6 @@ class Images:
     def facts(self) -> list[dict[str, object]]:
         return [self.train.facts(), *[s.facts() for s in self.test.values()], *self.pool_facts]
 
-    def beside(self) -> dict[str, dict[str, np.ndarray]]:
-        return {}
-
 
 def images(spec: Spec, load: Load) -> Images:
     """The sets of a spec. Training does not depend on test sets: one that is not here is named, not refused."""

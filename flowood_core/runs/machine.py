@@ -90,9 +90,9 @@ def available(specs: Iterable[Spec], *, train_missing: bool = True) -> tuple[lis
     found: list[Run] = []
     absent: dict[str, str] = {}
     for spec in specs:
-        if spec.id in absent:
-            continue
         try:
+            if spec.id in absent and Run.read(spec) is None:  # a finished run needs no data
+                continue
             found.append(run_or_load(spec, train_missing=train_missing))
         except datasets.MissingPool as error:
             absent[spec.run_id] = str(error).splitlines()[0]

@@ -35,9 +35,6 @@ class Data(Protocol):
     def facts(self) -> list[dict[str, object]]:
         """Counts, sources and hashes of every set."""
 
-    def beside(self) -> dict[str, dict[str, np.ndarray]]:
-        """Per set, what is known of its samples without a flow and kept beside their scores."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -147,6 +144,10 @@ class Spec(pydantic.BaseModel):
     def test_set(self, name: str) -> Any:
         """One test set as `data` holds it, for a set that arrives when the run is done."""
         raise NotImplementedError
+
+    def known(self, of: Any) -> dict[str, np.ndarray]:
+        """What is known of the samples of a set without a flow, one value each, kept beside their scores."""
+        return {}
 
     def flow(self, shape: tuple[int, ...]) -> nn.Module:
         """The untrained flow for samples of that shape, seeded."""

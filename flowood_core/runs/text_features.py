@@ -46,6 +46,10 @@ class FeatureSet:
     def facts(self) -> dict[str, object]:
         return self.corpus.facts() | {"shape": list(self.x.shape[1:]), "truncated": self.n_truncated}
 
+    def complexity(self) -> float:
+        """C(X) by gzip, in bits per byte: all texts as one."""
+        return text_complexity(list(self.corpus.texts))
+
     def bits_per_byte(self) -> np.ndarray:
         """Each text compressed alone: dearer than within its corpus, and dearest for short ones (A6)."""
         encoded = [one.encode() for one in self.corpus.texts]
@@ -96,14 +100,9 @@ class TextData:
     def facts(self) -> list[dict[str, object]]:
         return [self.train.facts(), *[s.facts() for s in self.test.values()]]
 
-    def beside(self) -> dict[str, dict[str, np.ndarray]]:
-        """Length in tokens, and bits per byte of each text compressed alone."""
-        sets = self.test | {"train": self.train}
-        return {n: {"n_tokens": s.n_tokens, "bits_per_byte": s.bits_per_byte()} for n, s in sets.items()}
-
     def complexity(self) -> dict[str, float]:
-        """C(X) of every set by gzip, in bits per byte, and of the outliers of the training texts (Table 9)."""
-        return {name: text_complexity(list(s.corpus.texts)) for name, s in self.test.items()}
+        """C(X) of every test set (Table 9)."""
+        return {name: s.complexity() for name, s in self.test.items()}
 
 
 def text_data(spec: Spec) -> TextData:

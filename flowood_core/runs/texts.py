@@ -48,6 +48,10 @@ class Texts(Spec):
             raise MissingData(f"expected the texts of {name!r}, which are not here; see data/README.md")
         return found.test[name]
 
+    def known(self, of: FeatureSet) -> dict[str, np.ndarray]:
+        """Length in tokens, and bits per byte of each text compressed alone."""
+        return {"n_tokens": of.n_tokens, "bits_per_byte": of.bits_per_byte()}
+
     def flow(self, shape: tuple[int, ...]) -> Flow:
         (d,) = shape
         return vector_flow(

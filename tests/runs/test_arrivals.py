@@ -1,6 +1,8 @@
 """Laws of absent test sets: they keep no run from being made, and are scored from its weights once they are here."""
 
+import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from kill_driver import spec
 
 from flowood_core import datasets, runs, train
 from flowood_core.__main__ import main
+from flowood_core.datasets import corpora
 from flowood_core.runs import grid, status
 from flowood_core.system import profiles
 
@@ -63,6 +66,27 @@ def test_scored_later_is_scored_as_if_it_had_been_here(half, data, monkeypatch, 
     )
 
 
+def test_texts_that_arrive_leave_what_they_would_have_left(outputs, data, monkeypatch, tmp_path):
+    pytest.importorskip("nltk", reason="texts need the extra [text]")
+    of = runs.Texts(
+        id="stdlib_docs", method="mle", encoder="tfidf:8", synonyms="none", ood=("licences", "holiday"), blocks=2,
+        hidden=8, n_train=80, n_test=40, epochs=2, batch_size=16, data_init=True, profile="smoke",
+    )  # fmt: skip
+    half = runs.run_or_load(of)
+    assert half.absent == ("holiday",)
+    (data / "text").mkdir(parents=True)
+    lines = [json.dumps({"text": text}) for text in corpora.load("help_pages", "test").texts[:30]]
+    (data / "text" / "holiday_test.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    later = runs.run_or_load(of)
+    monkeypatch.setenv("FLOWOOD_OUTPUTS", str(tmp_path / "whole"))
+    whole = runs.run_or_load(of)
+    for key in ("ood", "absent", "text_complexity"):
+        assert later.metrics[key] == whole.metrics[key]
+    assert later.arrays["holiday"].keys() == whole.arrays["holiday"].keys() >= {"n_tokens", "bits_per_byte"}
+    for name, found in later.arrays["holiday"].items():
+        assert np.array_equal(found, whole.arrays["holiday"][name])
+
+
 def test_without_weights_the_run_stays_as_it_is_and_says_so(half, data):
     arrive(data)
     (half.folder / "model.safetensors").unlink()
@@ -73,6 +97,17 @@ def test_without_weights_the_run_stays_as_it_is_and_says_so(half, data):
 def test_the_id_set_is_not_to_be_missing(outputs, data):
     with pytest.raises(datasets.MissingData, match="holiday"):
         runs.run_or_load(spec(id="holiday"))
+
+
+def test_a_finished_run_is_there_whatever_became_of_its_data(outputs, data):
+    arrive(data)
+    test = data / "images" / "holiday_test.npz"
+    test.with_name("holiday_train.npz").write_bytes(test.read_bytes())
+    done, never = (spec(id="holiday", ood=("digits",), epochs=1, seed=seed) for seed in (0, 1))
+    runs.run_or_load(done)
+    shutil.rmtree(data)
+    found, absent = runs.available([never, done, never])
+    assert [run.spec for run in found] == [done] and list(absent) == ["holiday"]
 
 
 def test_status_tells_not_scored_from_not_trained(half):
