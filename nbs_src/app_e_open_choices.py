@@ -38,14 +38,16 @@ from flowood_core.notebook.labels import labelled
 
 P = params.check(globals(), notebook="app_e_open_choices")
 sheet = figures.start("app_e_open_choices", P)
-finished = [runs.run_or_load(s) for s in grid.rows(P.profile, "choices")]
+finished, not_here = runs.available(grid.rows(P.profile, "choices"))
 ids = {r.spec.id for r in finished}
-bases = [
-    runs.run_or_load(s)
-    for s in grid.rows(P.profile, "table_2")
-    if s.id in ids and s.method in ("mle", "ccm_gaussian", "ro")
-]
+bases, without = runs.available(
+    s for s in grid.rows(P.profile, "table_2") if s.id in ids and s.method in ("mle", "ccm_gaussian", "ro")
+)
+if not finished:
+    raise datasets.MissingData("\n".join(["expected the data of a row, found none", *not_here.values()]))
 print(f"{len(finished)} runs against {len(bases)}; {sheet.label}")
+for name, why in (not_here | without).items():
+    print(f"not run: {datasets.LABELS.get(name, name)}: {why}")
 
 # %% [markdown]
 r"""
@@ -128,7 +130,7 @@ r"""
 
 # %%
 is_swept = "outlier_prob" in grid.tables(P.profile)
-swept = [runs.run_or_load(s) for s in (grid.rows(P.profile, "outlier_prob") if is_swept else [])]
+swept = runs.available(grid.rows(P.profile, "outlier_prob") if is_swept else [])[0]
 by_probability = decisions.over_probability(P.profile)
 
 # %%
