@@ -59,6 +59,7 @@ def test_conditions_are_tried_and_left_out():
     condition = "%% at('x').low >= 0 and claim('bias') == 'holds'"
     template = f"A {{at('x y'):.1f}} and {{round(at('x').value):+d}}, {{braces}}.\n{condition}\nEnd"
     assert facts.render(template, given()) == "A 1.0 [0.0, 2.0] and +1, {braces}.\nEnd\n"
+    assert facts.render("{1000 * (round(at('x').value) + 2):,} steps", given()) == "3,000 steps\n"
 
 
 @pytest.mark.parametrize(

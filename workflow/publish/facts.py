@@ -402,7 +402,7 @@ def facts_of(f: Facts) -> dict[str, Any]:
     return {name: getattr(f, name) for name in names} | {"cells": f.cell_counts, "facts": f}
 
 
-_EXPRESSION = re.compile(r"\{(?P<code>-?[a-z_]\w*\([^{}]*?)(?::(?P<spec>[+,]?(?:\.\d)?[a-z]))?\}")
+_EXPRESSION = re.compile(r"\{(?P<code>[^{}\\]*?\w\([^{}\\]*?)(?::(?P<spec>[+,]?(?:\.\d)?[a-z]?))?\}")
 _SAFE = {"abs": abs, "all": all, "any": any, "min": min, "max": max, "len": len, "round": round}
 
 
