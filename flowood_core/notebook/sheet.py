@@ -1,5 +1,6 @@
 """What one execution of a notebook leaves: figures, tables, and a note of how it was made; and how it shows them."""
 
+import hashlib
 import html
 import inspect
 import io
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 from PIL import Image as Picture
 
 from flowood_core.notebook.labels import labelled
@@ -188,7 +190,10 @@ def show_table(
         shown: Any = lambda v: v if isinstance(v, str) else one.format(v)  # noqa: E731
     else:
         shown = dict(formats)
-    styler = frame.style.format(shown, na_rep="–").set_table_attributes('class="flowood"')
+    # named by what it shows: a notebook that is run again has the same page
+    name = hashlib.sha256(f"{caption}{frame.to_csv()}".encode()).hexdigest()[:8]
+    styler = Styler(frame, uuid=name, cell_ids=False).format(shown, na_rep="–")
+    styler = styler.set_table_attributes('class="flowood"')
     if best is not None:
         styler = styler.apply(lambda _: _bold(frame, best), axis=None)
     if caption and not folded:

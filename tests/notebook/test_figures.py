@@ -1,6 +1,7 @@
 """Laws of sheets and pages: what a notebook makes is named, labelled, byte-stable and readable offline."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -197,6 +198,15 @@ def test_the_best_of_each_column_is_bold_also_where_cells_are_texts(monkeypatch)
     assert "row0_col0" in shown_tables(monkeypatch, frame, best="lowest")
     with pytest.raises(ValueError, match="highest"):
         figures.show_table(frame, best="most")
+
+
+def test_a_table_shown_again_is_the_same_page(monkeypatch):
+    frame = pd.DataFrame({"a": [1.0, 3.0]})
+    first, again = (shown_tables(monkeypatch, frame, "rows", best="highest") for _ in range(2))
+    other = shown_tables(monkeypatch, frame * 2, "rows", best="highest")
+    name = re.search(r'id="(T_\w+)"', first)[1]
+    assert first == again and f"#{name}_row1_col0" in first and f'id="{name}_row1_col0"' in first
+    assert name not in other, "styles of two tables of one page stay apart"
 
 
 def test_a_folded_table_shows_its_caption_alone(monkeypatch):
