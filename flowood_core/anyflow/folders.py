@@ -271,7 +271,8 @@ def _file(path: Any) -> Path:
     if not found.is_file():
         raise FileNotFoundError(f"expected an image file, got {path}; is the path right?{_near(found)}")
     if found.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"expected an image file ({', '.join(sorted(SUFFIXES))}), got {path}")
+        hint = "; open it with numpy.load and give the array" if found.suffix in (".npy", ".npz") else ""
+        raise ValueError(f"expected an image file ({', '.join(sorted(SUFFIXES))}), got {path}{hint}")
     return found
 
 

@@ -198,3 +198,11 @@ def test_one_picture_comes_out_as_from_a_folder(tmp_path, mode, fit):
 def test_a_picture_that_is_none_is_refused_by_name():
     with pytest.raises(ValueError, match=r"Pillow can read, got notes\.txt"):
         inputs.picture(b"no picture", name="notes.txt")
+
+
+def test_one_picture_and_a_file_of_an_array_are_told_what_to_do(tmp_path):
+    with pytest.raises(TypeError, match=r"got Image; for one picture give \[X\]"):
+        inputs.to_tensor(Image.new("RGB", (8, 8)), name="X")
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"x\.npy; open it with numpy\.load"):
+        inputs.to_tensor(str(tmp_path / "x.npy"), name="X")
