@@ -1,5 +1,6 @@
 """Laws of sheets and pages: what a notebook makes is named, labelled, byte-stable and readable offline."""
 
+import io
 import json
 import re
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 mpl.use("Agg")
 
@@ -46,6 +48,23 @@ def test_the_same_figure_is_the_same_to_the_byte(sheet, tmp_path):
     first = png.read_bytes()
     sheet.save_figure(figure(), "fig_x")
     assert png.read_bytes() == first and sheet.artefacts == ["figures/fig_x.png"]
+
+
+def test_a_drawing_has_few_colours_and_a_photograph_all(sheet, tmp_path):
+    drawing, photograph = figure(), figure()
+    x = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    photograph.axes[0].imshow(x, extent=(0, 1, 0, 1), interpolation="bilinear")
+    for name, fig, modes in (("a", drawing, "P"), ("b", photograph, "RGBA")):
+        sheet.save_figure(fig, name)
+        as_drawn = io.BytesIO()
+        fig.savefig(as_drawn, format="png")
+        with (
+            Image.open(as_drawn) as wanted,
+            Image.open(tmp_path / "quick" / "figures" / f"{name}.png") as got,
+        ):
+            assert got.mode == modes and got.size == wanted.size and got.info["dpi"] == wanted.info["dpi"]
+            moved = np.asarray(got.convert("RGB"), int) - np.asarray(wanted.convert("RGB"), int)
+        assert np.abs(moved).mean() <= (0.1 if name == "a" else 0)
 
 
 def test_a_quick_figure_says_that_it_is_quick(sheet):
