@@ -9,7 +9,7 @@ from typing import Any
 
 from flowood_core.evidence import claims
 from flowood_core.intervals import Interval
-from workflow.publish import facts
+from workflow.publish import facts, long_runs
 from workflow.publish.facts import Facts
 
 __all__ = ["page"]
@@ -39,6 +39,7 @@ def _given(f: Facts) -> dict[str, Any]:
         "minus": _minus,
         "rises": lambda *of: _rises(f, *of),
         "region": lambda *of: _region(f, *of),
+        "long_images": lambda id: long_runs.long_images(f, id),
         "text_complexity": lambda name: _text_complexity(f, name),
     }
     return facts.facts_of(f) | own | {"FIVE": FIVE, "BY_PX": claims.BY_PX}

@@ -7,12 +7,22 @@ from flowood_core.runs import Run, grid, over_epochs
 from workflow.publish import markdown
 from workflow.publish.facts import Facts, n_train
 
-__all__ = ["deviations_table", "length_table", "long_cell", "long_hours", "long_table"]
+__all__ = [
+    "deviations_table",
+    "length_table",
+    "long_cell",
+    "long_hours",
+    "long_images",
+    "long_steps",
+    "long_table",
+]
 
 # of profile paper; what "length" alone has is RO with a pool at hand (A18)
 TABLES = ("table_2", "table_3", "length")
 PRINTED = ("mle", "ro", "gaussian", "ccm", "ccm_gaussian")  # rows of Tables 2 and 3
-LENGTH_SETS = {"isun": ("svhn", "cifar10", "cifar100", "celeba"), "cifar10": ("svhn", "isun", "celeba")}
+LENGTH_SETS = {"isun": ("svhn", "cifar10", "cifar100", "celeba")} | dict.fromkeys(
+    ("cifar10", "cifar100"), ("svhn", "isun", "celeba")
+)
 
 
 def length_table(f: Facts, id: str = "isun") -> str:
@@ -73,6 +83,17 @@ def _auroc(run: Run, ood: str, score: str) -> str:
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
+def long_images(f: Facts, id: str) -> str:
+    """Number of training images of the trainings of the paper's length on one ID set."""
+    return _count({r.spec.id: n_train(r) for r in _done()}.get(id))
+
+
+def long_steps(f: Facts, id: str) -> str:
+    """Number of steps of the same."""
+    run = next(r for r in _done() if r.spec.id == id)
+    return _steps(run.spec, n_train(run))
+
+
 def long_hours(f: Facts) -> str:
     """Shortest and longest training of the paper's size, in hours: "0.3 to 7.6"."""
     hours = [r.metrics["seconds"]["training"] / 3600 for r in _done()]
@@ -89,12 +110,14 @@ def deviations_table(f: Facts) -> str:
     same, none = "the same", "–"
     rows = [
         ["training images, CIFAR-10", "50,000", f"{f.trained_on('cifar10'):,}", _count(of_set.get("cifar10"))],
+        ["training images, CIFAR-100", "50,000", f"{f.trained_on('cifar100'):,}", _count(of_set.get("cifar100"))],
         ["training images, iSUN", "not printed; 7,925 are left of the set", f"{f.trained_on('isun'):,}",
          _count(of_set.get("isun"))],
         ["epochs", f"{long.epochs:g}", f"{ours.epochs:g}", f"{long.epochs:g}"],
         ["batch, steps (CIFAR)", f"{long.batch_size}, about 195,000",
          f"{ours.batch_size}, {_steps(ours, f.trained_on('cifar10'))}",
-         f"{long.batch_size}, {_steps(long, 50_000)}"],
+         f"{long.batch_size}, " + "; ".join(
+             f"{markdown.label(id)}: {_steps(long, n)}" for id, n in of_set.items() if id != "isun")],
         ["learning rate, schedule", f"{long.lr:g}, none mentioned", f"{ours.lr:g}, {ours.schedule}",
          f"{long.lr:g}, {long.schedule}"],
         ["start", "not printed", _start(ours), _start(long)],

@@ -40,7 +40,7 @@ def _given(f: Facts) -> dict[str, Any]:
         coverage, claims_table, images_table, rates_table, unit_table, maps_table, better_network_table, texts_table,
         choices_table, lipschitz_table, how, figure, battery_table, surface_table, levels_table,
         long_runs.length_table, long_runs.deviations_table, long_runs.long_table,
-        long_runs.long_hours,
+        long_runs.long_hours, long_runs.long_images, long_runs.long_steps,
     ]  # fmt: skip
     bound = {maker.__name__: lambda *args, maker=maker, **more: maker(f, *args, **more) for maker in makers}
     return facts.facts_of(f) | bound
