@@ -60,7 +60,7 @@ def _items(data: Any, limit: int | None, layout: str | None, name: str) -> tuple
         return (data[i] for i in index), asked or False
     if isinstance(data, Iterable):
         return iter(data), asked
-    one = f"; for one picture give [{name}]" if hasattr(data, "__array_interface__") else ""
+    one = "; for one picture give a list that holds it" if hasattr(data, "__array_interface__") else ""
     raise TypeError(
         f"expected {name} as an array, a tensor, a folder, a torch data set or texts, got {type(data).__name__}{one}"
     )

@@ -201,7 +201,7 @@ def test_a_picture_that_is_none_is_refused_by_name():
 
 
 def test_one_picture_and_a_file_of_an_array_are_told_what_to_do(tmp_path):
-    with pytest.raises(TypeError, match=r"got Image; for one picture give \[X\]"):
+    with pytest.raises(TypeError, match=r"got Image; for one picture give a list"):
         inputs.to_tensor(Image.new("RGB", (8, 8)), name="X")
     np.save(tmp_path / "x.npy", np.zeros((2, 3, 8, 8), np.uint8))
     with pytest.raises(ValueError, match=r"x\.npy; open it with numpy\.load"):
